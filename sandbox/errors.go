@@ -1,0 +1,146 @@
+package sandbox
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/hutchvm/hutch/boot"
+	"github.com/hutchvm/hutch/kvm"
+)
+
+// Sentinels for errors.Is. The errors that wrap them name the path or value and the command that fixes the matter.
+var (
+	// ErrUnsupported: this operating system or processor cannot run a sandbox (today: anything but linux/amd64).
+	ErrUnsupported = errors.New("sandboxes need Linux on amd64 with KVM; on this platform the package only compiles")
+	// ErrNoKVM: there is no KVM device to open.
+	ErrNoKVM = kvm.ErrNoKVM
+	// ErrKVMPermission: the KVM device exists but this user may not open it.
+	ErrKVMPermission = kvm.ErrPermission
+	// ErrSoftwareKVM: KVM answers, but guest kernels are interpreted in software there and ordinary ones do not run.
+	ErrSoftwareKVM = errors.New("KVM without hardware virtualisation")
+	// ErrNoKernel: no kernel was found; the error lists what was tried.
+	ErrNoKernel = boot.ErrNoKernel
+	// ErrClosed: the sandbox was closed by its owner, before or during the call.
+	ErrClosed = errors.New("sandbox closed")
+	// ErrStopped: the virtual machine ended by itself; a *StoppedError says how.
+	ErrStopped = errors.New("sandbox stopped")
+	// ErrBootTimeout: the agent did not answer within the boot timeout.
+	ErrBootTimeout = errors.New("the guest agent did not answer in time")
+)
+
+// A ConfigError is an option of New, or a field of a command, that cannot work.
+type ConfigError struct {
+	Option string // name of the option, such as "WithMemory"
+	Value  string // the value as given
+	Reason string // what is wrong and what to do
+}
+
+func (e *ConfigError) Error() string {
+	return fmt.Sprintf("%s(%s): %s", e.Option, e.Value, e.Reason)
+}
+
+// A BootError is a failure of New after its options were found to be sound.
+//
+// Stage is the last stage that was reached, Console the last output of the guest's serial console (at most consoleTail bytes), Err the cause.
+type BootError struct {
+	Stage   Stage
+	Console []byte
+	Err     error
+}
+
+func (e *BootError) Error() string {
+	msg := fmt.Sprintf("boot: %s: %v", e.Stage.doing(), e.Err)
+	return withConsole(msg, e.Console)
+}
+
+func (e *BootError) Unwrap() error { return e.Err }
+
+// Reason says how a virtual machine ended.
+type Reason string
+
+// The ways in which a virtual machine ends by itself.
+const (
+	ReasonPanic    Reason = "guest kernel panic"
+	ReasonReboot   Reason = "guest rebooted"
+	ReasonPowerOff Reason = "guest powered off"
+	ReasonAgent    Reason = "guest agent lost"
+	ReasonVCPU     Reason = "virtual CPU failed"
+)
+
+// A StoppedError is what every call gets once the virtual machine has ended by itself, with errors.Is(err, ErrStopped).
+//
+// Message is the kernel's panic line for ReasonPanic. Console is the end of the serial console. Err, where there is one, is the cause
+// seen from the host.
+type StoppedError struct {
+	Reason  Reason
+	Message string
+	Console []byte
+	Err     error
+}
+
+func (e *StoppedError) Error() string {
+	msg := "sandbox stopped: " + string(e.Reason)
+	if e.Message != "" {
+		msg += ": " + e.Message
+	}
+	if e.Err != nil {
+		msg += ": " + e.Err.Error()
+	}
+	return withConsole(msg, e.Console)
+}
+
+// Is makes errors.Is(err, ErrStopped) true.
+func (e *StoppedError) Is(target error) bool { return target == ErrStopped }
+
+func (e *StoppedError) Unwrap() error { return e.Err }
+
+// consoleLines is how many console lines an error message shows; the Console fields hold more.
+const consoleLines = 20
+
+// withConsole appends the last console lines to an error message. Control characters come from the guest and could rewrite the reader's
+// terminal, so anything but printable text and tabs is shown as a dot.
+func withConsole(msg string, console []byte) string {
+	text := strings.TrimRight(sanitize(console), "\n ")
+	if text == "" {
+		return msg + " (the guest's console is empty)"
+	}
+	lines := strings.Split(text, "\n")
+	if len(lines) > consoleLines {
+		lines = lines[len(lines)-consoleLines:]
+	}
+	return msg + "; last console lines:\n  " + strings.Join(lines, "\n  ")
+}
+
+func sanitize(b []byte) string {
+	b = bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n"))
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || (r >= 0x20 && r != 0x7f && r < 0x80) || r >= 0xa0 {
+			return r
+		}
+		return '.'
+	}, string(b))
+}
+
+// An ExitError is the error of a command that ran and did not exit with code 0, as in os/exec.
+//
+// Code is the exit code, 128+Signal when a signal ended the process (then Signal is set). Stderr holds the start and the end of the
+// command's standard error when Output collected it. Only the os/exec style methods of Cmd return it; Exec and Shell report the code in
+// their Result.
+type ExitError struct {
+	Code   int
+	Signal syscall.Signal
+	Stderr []byte
+}
+
+func (e *ExitError) Error() string {
+	if e.Signal != 0 {
+		return "signal: " + e.Signal.String()
+	}
+	return fmt.Sprintf("exit status %d", e.Code)
+}
+
+// ExitCode returns Code: 128+n when signal n ended the process. (os/exec returns -1 there; the shell convention keeps the number.)
+func (e *ExitError) ExitCode() int { return e.Code }
