@@ -1,0 +1,62 @@
+// Command hutch runs commands in throw-away Linux microVMs that live inside its own process.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes of hutch itself; everything else is the guest command's own code.
+const (
+	exitTimeout       = 124 // --timeout ended the command
+	exitFailed        = 125 // hutch could not do its part
+	exitNotExecutable = 126 // the command exists but cannot be executed
+	exitNotFound      = 127 // there is no such command
+)
+
+// exitCode is an error that only carries the code to exit with: what there was to say has been said, or is the guest's business.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.Execute()
+	var code exitCode
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	default:
+		fmt.Fprintf(os.Stderr, "hutch: %v\n", err)
+		return exitFailed
+	}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "hutch",
+		Short: "Run commands in Linux microVMs that live inside this process",
+		Long: `hutch boots a Linux microVM inside its own process and runs a command in it: no daemon, no root, only access to /dev/kvm.
+
+The command's standard output, standard error and exit code are hutch's own. Exit codes of hutch itself:
+  124 the --timeout ended the command    125 hutch failed (the reason is on standard error)
+  126 the command is not executable      127 there is no such command      128+n signal n ended the command`,
+		Example: `  hutch run -- uname -a
+  echo hello | hutch run -- cat
+  hutch run -m 512M -c 2 -e GREETING=hi -- sh -c 'echo $GREETING'`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(newRun(), newKernel(), newImage())
+	return root
+}

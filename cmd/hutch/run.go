@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hutchvm/hutch/sandbox"
+)
+
+type runFlags struct {
+	env         []string
+	dir         string
+	user        string
+	timeout     time.Duration
+	rlimits     []string
+	cpus        int
+	memory      string
+	kernel      string
+	initramfs   string
+	console     string
+	bootTimeout time.Duration
+	verbose     bool
+}
+
+func newRun() *cobra.Command {
+	f := &runFlags{}
+	c := &cobra.Command{
+		Use:   "run [flags] [--] CMD [ARG...]",
+		Short: "Boot a microVM, run a command in it, and exit with the command's code",
+		Long: `run boots a microVM, runs CMD in it and exits with its code. Standard input, output and error are passed through unchanged; on success
+hutch prints nothing of its own. Flags end at CMD or at --.`,
+		Example: `  hutch run -- uname -a
+  hutch run -w /tmp -- sh -c 'pwd; exit 3'; echo $?
+  tar c . | hutch run -m 1G -- sh -c 'cat | sha256sum'
+  hutch run -k linux-image-cloud-amd64 --timeout 30s -- dmesg`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return runCommand(f, args) },
+	}
+	c.Flags().SetInterspersed(false)
+	fl := c.Flags()
+	fl.StringArrayVarP(&f.env, "env", "e", nil, "set a variable, KEY=VALUE (repeatable)")
+	fl.StringVarP(&f.dir, "workdir", "w", "", "working directory in the guest")
+	fl.StringVarP(&f.user, "user", "u", "", "user in the guest: name, uid, name:group or uid:gid")
+	fl.DurationVar(&f.timeout, "timeout", 0, "end the command after this long, with exit code 124")
+	fl.StringArrayVar(&f.rlimits, "rlimit", nil, "resource limit NAME=SOFT[:HARD], such as nofile=1024 (repeatable)")
+	fl.IntVarP(&f.cpus, "cpus", "c", sandbox.DefaultCPUs, "virtual CPUs")
+	fl.StringVarP(&f.memory, "memory", "m", "256M", "guest memory, with K, M or G")
+	fl.StringVarP(&f.kernel, "kernel", "k", "", "kernel: a file, a directory, a .deb, \"own\", \"host\", or a fetched package")
+	fl.StringVar(&f.initramfs, "initramfs", "", "boot this initial file system instead of the built-in one")
+	fl.StringVar(&f.console, "console", "", "write the guest's serial console to this file (- for standard error)")
+	fl.DurationVar(&f.bootTimeout, "boot-timeout", 0, "give up when the guest has not booted after this long (default 60s)")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what is being done")
+	return c
+}
+
+func runCommand(f *runFlags, args []string) error {
+	opts, cleanup, err := f.options()
+	if err != nil {
+		return err
+	}
+	defer cleanup()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	interrupts := make(chan os.Signal, 1)
+	signal.Notify(interrupts, os.Interrupt)
+	defer signal.Stop(interrupts)
+
+	bootCtx, bootDone := context.WithCancel(ctx)
+	go func() { // until the command runs, an interrupt ends the boot; afterwards it is passed on below
+		select {
+		case <-interrupts:
+			bootDone()
+		case <-bootCtx.Done():
+		}
+	}()
+	sb, err := sandbox.New(bootCtx, opts...)
+	interrupted := bootCtx.Err() != nil && ctx.Err() == nil
+	bootDone()
+	if interrupted {
+		if err == nil {
+			sb.Close()
+		}
+		return exitCode(128 + int(syscall.SIGINT))
+	}
+	if err != nil {
+		return err
+	}
+	defer sb.Close()
+	return f.exec(ctx, sb, args, interrupts)
+}
+
+// exec runs the command with this process's standard streams and turns what happened into an exit code.
+func (f *runFlags) exec(ctx context.Context, sb *sandbox.Sandbox, args []string, interrupts <-chan os.Signal) error {
+	if f.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, f.timeout)
+		defer cancel()
+	}
+	cmd := sb.Command(ctx, args[0], args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Dir, cmd.User = f.dir, f.user
+	if err := cmd.AddEnv(f.env...); err != nil {
+		return err
+	}
+	for _, l := range f.rlimits {
+		lim, err := sandbox.ParseRlimit(l)
+		if err != nil {
+			return err
+		}
+		cmd.AddRlimit(lim)
+	}
+	if err := cmd.Start(); err != nil {
+		return startError(args[0], err)
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case <-interrupts:
+				_ = cmd.Signal(syscall.SIGINT) // a command that has just exited is not an error
+			case <-done:
+				return
+			}
+		}
+	}()
+	err := cmd.Wait()
+	var ee *sandbox.ExitError
+	switch {
+	case err == nil, errors.Is(err, sandbox.ErrWaitDelay):
+		return nil
+	case errors.As(err, &ee):
+		return exitCode(ee.ExitCode())
+	case errors.Is(err, context.DeadlineExceeded):
+		fmt.Fprintf(os.Stderr, "hutch: %s: ended after the timeout of %v\n", args[0], f.timeout)
+		return exitCode(exitTimeout)
+	default:
+		return err
+	}
+}
+
+// startError maps a command that could not be started to the shell's codes.
+func startError(name string, err error) error {
+	switch {
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist) && sandbox.StartStage(err) == "exec":
+		fmt.Fprintf(os.Stderr, "hutch: %v\n", err)
+		return exitCode(exitNotFound)
+	case errors.Is(err, fs.ErrPermission) && sandbox.StartStage(err) == "exec", errors.Is(err, syscall.ENOEXEC), errors.Is(err, syscall.EISDIR):
+		fmt.Fprintf(os.Stderr, "hutch: %v\n", err)
+		return exitCode(exitNotExecutable)
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// options turns the flags into options of sandbox.New; cleanup closes what they opened.
+func (f *runFlags) options() (opts []sandbox.Option, cleanup func(), err error) {
+	cleanup = func() {}
+	mem, err := parseSize(f.memory)
+	if err != nil {
+		return nil, cleanup, fmt.Errorf("--memory: %w", err)
+	}
+	opts = []sandbox.Option{sandbox.WithMemory(mem), sandbox.WithCPUs(f.cpus), sandbox.WithKernel(f.kernel), sandbox.WithInitramfs(f.initramfs), sandbox.WithBootTimeout(f.bootTimeout)}
+	switch f.console {
+	case "":
+	case "-":
+		opts = append(opts, sandbox.WithConsole(os.Stderr))
+	default:
+		file, err := os.Create(f.console)
+		if err != nil {
+			return nil, cleanup, fmt.Errorf("--console: %w", err)
+		}
+		cleanup = func() { file.Close() }
+		opts = append(opts, sandbox.WithConsole(file))
+	}
+	if f.verbose || stderrIsTerminal() {
+		opts = append(opts, sandbox.WithProgress(func(step string) { fmt.Fprintf(os.Stderr, "hutch: %s\n", step) }))
+	}
+	return opts, cleanup, nil
+}
+
+// parseSize reads a number of bytes with an optional K, M or G (powers of 1024).
+func parseSize(s string) (int64, error) {
+	num, shift := strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(s), "B"), "I"), 0
+	if num != "" {
+		switch num[len(num)-1] {
+		case 'K':
+			shift = 10
+		case 'M':
+			shift = 20
+		case 'G':
+			shift = 30
+		}
+		if shift > 0 {
+			num = num[:len(num)-1]
+		}
+	}
+	n, err := strconv.ParseInt(num, 10, 64)
+	if err != nil || n <= 0 || n > (1<<62)>>shift {
+		return 0, fmt.Errorf("%q is not a size: give a number with K, M or G, such as 256M", s)
+	}
+	return n << shift, nil
+}
