@@ -30,6 +30,7 @@
 //	Chain    one popped chain as two byte runs     chain.go
 //	MMIO     registers, status machine, interrupt  mmio.go, regs.go, status.go, irq.go
 //	Device   what a device type implements         device.go
+//	State    all of it as plain structs            state.go
 //
 // # Invariants
 //
