@@ -50,11 +50,11 @@ type Cmd struct {
 	// Err is an error of the command's construction, returned by Start.
 	Err error
 
-	ctx     context.Context
-	sb      *Sandbox
-	rlimits []Rlimit
-	tty     *ttySize
-	cleared bool // no sandbox defaults in the environment
+	ctx      context.Context
+	sb       *Sandbox
+	rlimits  []Rlimit
+	extraEnv []string
+	timeout  time.Duration
 
 	mu       sync.Mutex // guards what follows
 	started  bool
@@ -254,8 +254,8 @@ type eofWriter struct{ w *io.PipeWriter }
 
 func (e *eofWriter) Write(p []byte) (int, error) { return e.w.Write(p) }
 
-// endOfStream is called by the copy when the command's stream has ended.
-func (e *eofWriter) endOfStream() { e.w.Close() }
+// EndOfStream is called by package channel when the command's stream has ended.
+func (e *eofWriter) EndOfStream() { e.w.Close() }
 
 // headTail keeps the first and the last bytes written to it, each up to half of its size.
 type headTail struct {

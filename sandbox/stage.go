@@ -58,7 +58,7 @@ type BootTimes struct {
 	Initramfs        time.Duration // initial file system at hand
 	VMMade           time.Duration // virtual machine built, kernel in guest memory
 	FirstInstruction time.Duration // first entry into the guest
-	Devices          time.Duration // the guest's socket driver set the device up
+	Connected        time.Duration // the guest agent connected over the socket device
 	Init             time.Duration // the agent began to run as PID 1 (by the guest's clock, hence approximate)
 	Agent            time.Duration // the agent answered: New returns
 }

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strconv"
 	"strings"
@@ -150,17 +148,14 @@ func (f *runFlags) exec(ctx context.Context, sb *sandbox.Sandbox, args []string,
 	}
 }
 
-// startError maps a command that could not be started to the shell's codes.
+// startError gives a command that could not be started the code that a shell gives.
 func startError(name string, err error) error {
-	switch {
-	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist) && sandbox.StartStage(err) == "exec":
-		fmt.Fprintf(os.Stderr, "hutch: %v\n", err)
-		return exitCode(exitNotFound)
-	case errors.Is(err, fs.ErrPermission) && sandbox.StartStage(err) == "exec", errors.Is(err, syscall.ENOEXEC), errors.Is(err, syscall.EISDIR):
-		fmt.Fprintf(os.Stderr, "hutch: %v\n", err)
-		return exitCode(exitNotExecutable)
+	var se *sandbox.StartError
+	if !errors.As(err, &se) {
+		return fmt.Errorf("%s: %w", name, err)
 	}
-	return fmt.Errorf("%s: %w", name, err)
+	fmt.Fprintf(os.Stderr, "hutch: %s: %v\n", name, err)
+	return exitCode(se.ShellExitCode())
 }
 
 // options turns the flags into options of sandbox.New; cleanup closes what they opened.

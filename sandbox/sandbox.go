@@ -1,0 +1,145 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hutchvm/hutch/channel"
+)
+
+// agentPort is the port on the host (CID 2) that the guest agent connects to once it can run commands.
+const agentPort = 1024
+
+// A Sandbox is a running Linux microVM inside this process, with an agent in it that runs commands.
+//
+// Make it with New and end it with Close. Safe for concurrent use.
+type Sandbox struct {
+	cfg     *config
+	machine *machine
+	client  *channel.Client
+	info    Info
+
+	closeOnce sync.Once
+	watch     sync.WaitGroup
+}
+
+// Info is what is known of a sandbox once it has booted.
+type Info struct {
+	Kernel     string    // the guest kernel's release, as `uname -r` prints it
+	KernelPath string    // the kernel file on the host
+	Initramfs  string    // the initial file system's file on the host
+	CPUs       int       // virtual CPUs
+	Memory     int64     // guest memory in bytes
+	Boot       BootTimes // when each phase of the boot was over
+	Agent      string    // the agent's build
+}
+
+// New makes a sandbox: it builds a virtual machine in this process, boots Linux in it and returns when the guest's agent has answered.
+//
+// ctx bounds the boot only; the sandbox outlives it. Without options the kernel comes from the ladder of package boot, the userland from the
+// cache.
+//
+// Errors, all with nothing left behind: *ConfigError for an option; errors.Is ErrUnsupported, ErrNoKVM, ErrKVMPermission, ErrSoftwareKVM,
+// ErrNoKernel with what to do about it; otherwise a *BootError with the stage reached and the end of the guest's console, whose cause is
+// ctx's error, ErrBootTimeout, or a *StoppedError when the guest ended by itself.
+func New(ctx context.Context, opts ...Option) (*Sandbox, error) {
+	if ctx == nil {
+		return nil, &ConfigError{"New", "nil", "the context is nil; give context.Background()"}
+	}
+	cfg, err := resolve(opts)
+	if err != nil {
+		return nil, err
+	}
+	if !supported() {
+		return nil, ErrUnsupported
+	}
+	return boot(ctx, cfg)
+}
+
+// Info returns what is known of the sandbox. It does not change.
+func (s *Sandbox) Info() Info { return s.info }
+
+// Done returns a channel that is closed when the virtual machine is gone, closed or ended by itself.
+func (s *Sandbox) Done() <-chan struct{} { return s.machine.done }
+
+// Wait waits until the virtual machine is gone. It returns nil after Close, a *StoppedError when the machine ended by itself, or ctx's error
+// when that ends first.
+func (s *Sandbox) Wait(ctx context.Context) error {
+	select {
+	case <-s.machine.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if errors.Is(s.machine.cause, ErrClosed) {
+		return nil
+	}
+	return s.machine.cause
+}
+
+// Close ends the virtual machine and returns when every goroutine, thread, descriptor and mapping of it is gone. Commands that still run get
+// ErrClosed. Idempotent; always nil.
+func (s *Sandbox) Close() error {
+	s.closeOnce.Do(func() {
+		s.machine.end(ErrClosed)
+		s.client.Close()
+	})
+	<-s.machine.done
+	s.watch.Wait()
+	return nil
+}
+
+// Console returns the last bytes of the guest's serial console, at most 256 KiB.
+func (s *Sandbox) Console() []byte { return s.machine.console.tail(consoleRing) }
+
+// agentGrace is how long a lost connection waits for the virtual machine to say why: a kernel panic takes the agent down before the reset.
+const agentGrace = 500 * time.Millisecond
+
+// watchAgent ends the machine when the agent's connection is lost: without it nothing can be run any more.
+func (s *Sandbox) watchAgent() {
+	defer s.watch.Done()
+	select {
+	case <-s.machine.ended:
+	case <-s.client.Done():
+		select {
+		case <-s.machine.ended:
+		case <-time.After(agentGrace):
+			s.machine.end(&StoppedError{Reason: ReasonAgent, Err: s.client.Err()})
+		}
+	}
+	s.client.Close()
+}
+
+// failure says why an operation on a sandbox failed: a machine that has ended explains it better than the broken connection.
+func (s *Sandbox) failure(err error) error {
+	var start *StartError
+	if err == nil || errors.As(err, &start) {
+		return err
+	}
+	if errors.Is(err, channel.ErrAgentLost) || errors.Is(err, channel.ErrClosed) {
+		// The connection breaks first; the cause follows within agentGrace.
+		select {
+		case <-s.machine.ended:
+		case <-time.After(2 * agentGrace):
+			return err
+		}
+	}
+	select {
+	case <-s.machine.ended:
+		return s.machine.cause
+	default:
+		return err
+	}
+}
+
+// wrapBoot makes a BootError unless err explains itself.
+func wrapBoot(stage Stage, tail []byte, err error) error {
+	for _, self := range []error{ErrNoKVM, ErrKVMPermission, ErrSoftwareKVM, ErrNoKernel, ErrUnsupported} {
+		if errors.Is(err, self) {
+			return fmt.Errorf("sandbox: %w", err)
+		}
+	}
+	return &BootError{Stage: stage, Console: tail, Err: err}
+}
