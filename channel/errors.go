@@ -1,0 +1,198 @@
+package channel
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os/exec"
+)
+
+var (
+	// ErrAgentLost means that the connection to the agent ended while the
+	// operation was pending. Wrapped errors say why.
+	ErrAgentLost = errors.New("channel: connection to the agent lost")
+	// ErrExecLost means that the agent is there but the exec's control stream
+	// ended without an exit record, so how the process ended is unknown.
+	ErrExecLost = errors.New("channel: exec lost without an exit record")
+	// ErrClosed means that this end closed the client.
+	ErrClosed = errors.New("channel: client closed")
+	// ErrOutputTruncated is what a *TruncatedError is, for errors.Is.
+	ErrOutputTruncated = errors.New("channel: output truncated")
+	// ErrStdinClosed is reported for stdin bytes that the process did not
+	// take, because it closed its stdin or ended: EPIPE, in os/exec terms.
+	ErrStdinClosed = errors.New("channel: broken pipe: the process closed its stdin")
+)
+
+// ProtocolError reports a peer that broke the protocol. The session ends with
+// it: a peer that sends one impossible frame cannot be trusted with the next.
+type ProtocolError struct {
+	Op  string // what was being done: "handshake", "frame", "exec"
+	Msg string // what the peer did, with the offending value
+	Err error  // the cause, or nil
+}
+
+func (e *ProtocolError) Error() string {
+	s := "channel: protocol violation by the agent: " + e.Op + ": " + e.Msg
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+func (e *ProtocolError) Unwrap() error { return e.Err }
+
+// LimitError reports that a documented limit was reached; nothing was started.
+type LimitError struct {
+	What string // "sessions", "request bytes", ...
+	Max  int    // the limit
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("channel: limit of %d %s reached; wait for some to end or raise the limit in Config", e.Max, e.What)
+}
+
+// TruncatedError reports that fewer or more bytes of an output stream arrived
+// than the agent says it sent.
+type TruncatedError struct {
+	Stream    string // "stdout" or "stderr"
+	Got, Want int64  // bytes
+}
+
+func (e *TruncatedError) Error() string {
+	return fmt.Sprintf("channel: %s is incomplete: %d of %d bytes arrived", e.Stream, e.Got, e.Want)
+}
+
+// Is makes errors.Is(err, ErrOutputTruncated) true.
+func (e *TruncatedError) Is(target error) bool { return target == ErrOutputTruncated }
+
+// The stages of a process start, in order. StartError.Stage is one of them.
+const (
+	StageRequest = "request" // the request itself is invalid (NUL in argv, bad tty size, ...)
+	StageLimit   = "limit"   // too many sessions in the agent
+	StageSession = "session" // the session ID is in use, or its streams did not arrive
+	StageUser    = "user"    // unknown user or group, or no right to become it
+	StageChdir   = "chdir"   // the working directory
+	StageLookup  = "lookup"  // finding the executable
+	StageStdio   = "stdio"   // pipes or PTY
+	StageCgroup  = "cgroup"  // the exec's cgroup
+	StageRlimit  = "rlimit"  // resource limits
+	StageFork    = "fork"    // out of processes or memory
+	StageExec    = "exec"    // execve itself (format, too large argv, ...)
+)
+
+// Errno is a Linux error number as the guest reported it. It is not
+// syscall.Errno, whose numbers differ on other hosts.
+type Errno int
+
+// The guest errnos that this package interprets. Source: errno(3), Linux.
+const (
+	EPERM   Errno = 1
+	ENOENT  Errno = 2
+	ESRCH   Errno = 3
+	E2BIG   Errno = 7
+	ENOEXEC Errno = 8
+	EAGAIN  Errno = 11
+	ENOMEM  Errno = 12
+	EACCES  Errno = 13
+	ENOTDIR Errno = 20
+	EISDIR  Errno = 21
+	EINVAL  Errno = 22
+	ENFILE  Errno = 23
+	EMFILE  Errno = 24
+)
+
+var errnoText = map[Errno]string{
+	EPERM: "operation not permitted", ENOENT: "no such file or directory", ESRCH: "no such process",
+	E2BIG: "argument list too long", ENOEXEC: "exec format error", EAGAIN: "resource temporarily unavailable",
+	ENOMEM: "cannot allocate memory", EACCES: "permission denied", ENOTDIR: "not a directory",
+	EISDIR: "is a directory", EINVAL: "invalid argument", ENFILE: "too many open files in system",
+	EMFILE: "too many open files",
+}
+
+func (e Errno) Error() string {
+	if s, ok := errnoText[e]; ok {
+		return s
+	}
+	return fmt.Sprintf("errno %d", int(e))
+}
+
+// Is maps to the io/fs sentinels, as syscall.Errno does.
+func (e Errno) Is(target error) bool {
+	switch target {
+	case fs.ErrNotExist:
+		return e == ENOENT
+	case fs.ErrPermission:
+		return e == EACCES || e == EPERM
+	}
+	return false
+}
+
+// StartError reports that the process was not started, where it failed and
+// on what. It is the same with and without a TTY.
+//
+// errors.Is: exec.ErrNotFound for a command name that is nowhere in PATH,
+// fs.ErrNotExist for ENOENT, fs.ErrPermission for EACCES and EPERM.
+type StartError struct {
+	Stage string // one of the Stage constants
+	Errno Errno  // 0 when no system call failed
+	Path  string // the file, directory or user that it failed on
+	Msg   string // further explanation from the agent, may be empty
+	bare  bool   // the command was a bare name looked up in PATH
+}
+
+func (e *StartError) Error() string {
+	s := "cannot start process: " + e.Stage
+	if e.Path != "" {
+		s += fmt.Sprintf(" %q", e.Path)
+	}
+	if e.bare {
+		return s + ": executable file not found in $PATH of the guest"
+	}
+	if e.Msg != "" {
+		s += fmt.Sprintf(": %s", printable(e.Msg))
+	}
+	if e.Errno != 0 {
+		s += ": " + e.Errno.Error()
+	}
+	return s
+}
+
+// Unwrap returns the errno, if there is one.
+func (e *StartError) Unwrap() error {
+	if e.Errno == 0 {
+		return nil
+	}
+	return e.Errno
+}
+
+// Is makes errors.Is(err, exec.ErrNotFound) true for a name not found in PATH.
+func (e *StartError) Is(target error) bool { return target == exec.ErrNotFound && e.bare }
+
+// ShellExitCode is the code that a shell gives for this failure: 127 for a
+// command that does not exist, 126 for one that cannot be executed, 125 for
+// everything that is not about the command.
+func (e *StartError) ShellExitCode() int {
+	switch {
+	case e.Stage != StageLookup && e.Stage != StageExec:
+		return 125
+	case e.Errno == ENOENT:
+		return 127
+	default:
+		return 126
+	}
+}
+
+// printable keeps text that a guest wrote from steering the terminal that an
+// error is printed on.
+func printable(s string) string {
+	const max = 1024
+	if len(s) > max {
+		s = s[:max] + "..."
+	}
+	for _, r := range s {
+		if r < 0x20 || r == 0x7f || r == 0xfffd || (r >= 0x80 && r < 0xa0) {
+			return fmt.Sprintf("%q", s)
+		}
+	}
+	return s
+}

@@ -1,0 +1,425 @@
+package channel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// Stdio connects an exec to the caller. A nil Stdin is an empty file, a nil
+// Stdout or Stderr discards in the guest, as in os/exec. If Stdout and Stderr
+// are the same writer, both share one pipe in the guest, so that their order
+// is kept, and only one goroutine writes. With a TTY everything arrives on Stdout.
+//
+// A Stdin whose Read blocks does not delay Wait; the goroutine that reads it
+// ends after that Read returns, and the bytes it returned are lost.
+type Stdio struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// Exit says how a process ended.
+type Exit struct {
+	Code     int    // exit code, -1 if a signal ended it
+	Signal   Signal // the signal that ended it, or 0
+	Core     bool   // it dumped core
+	OOM      bool   // the guest's OOM killer ended something of this exec
+	TimedOut bool   // Request.Timeout ended it
+	// Orphaned: a descendant still held an output pipe when WaitDelay had
+	// passed; what it wrote later is lost.
+	Orphaned bool
+	Wall     time.Duration // from start to reaping, by the guest's clock
+	Usage    Rusage
+	// Stdin is how many bytes the process's stdin took; Stdout and Stderr are
+	// how many bytes it wrote, all of which arrived unless Wait says otherwise.
+	Stdin, Stdout, Stderr int64
+	// StdinErr is ErrStdinClosed if the process did not take all of Stdin, or
+	// the error of Stdin's Read. It does not make the exec fail.
+	StdinErr error
+}
+
+// Success reports whether the process exited with code 0.
+func (e *Exit) Success() bool { return e.Code == 0 }
+
+// ShellExitCode is the code that a shell shows: 128+n for death by signal n.
+func (e *Exit) ShellExitCode() int {
+	if e.Signal != 0 {
+		return 128 + int(e.Signal)
+	}
+	return e.Code
+}
+
+// Process is one running or finished exec. All methods may be called from
+// several goroutines.
+type Process struct {
+	c     *Client
+	ctx   context.Context
+	req   Request
+	stdio Stdio
+
+	ctl       *yamux.Stream // valid once started or failed
+	stdin     *yamux.Stream
+	outs      []*outCopy
+	stdinGone atomic.Bool // the process takes no more stdin
+
+	started chan struct{} // closed when pid is known
+	exited  chan struct{} // closed at the exit record
+	done    chan struct{} // closed when exit and err are final
+	abandon chan struct{} // closed when nobody waits for the guest any more
+
+	mu        sync.Mutex
+	pid       int
+	exit      *Exit
+	err       error
+	cancelled error // the context's error, if it ended the exec
+	abandoned bool
+	stdinErr  error
+	seq       uint32
+	acks      map[uint32]chan Errno
+	size      *resizeMsg // waiting to be sent
+	resizing  bool
+	sendMu    sync.Mutex // one message at a time on ctl
+
+	stdinMu sync.Mutex // held while stdin bytes are written to the stream
+	sent    int64      // stdin bytes written to the stream
+}
+
+// outCopy moves one output stream to its writer.
+type outCopy struct {
+	name string
+	s    *yamux.Stream
+	w    io.Writer
+	n    int64 // bytes that arrived; final after done
+	err  error // the writer's error, or yamux's
+	werr bool  // err is the writer's
+	done chan struct{}
+}
+
+// Start runs a process in the guest and returns when it has started. If it
+// could not, the error is a *StartError (what and where), a *LimitError, the
+// context's, or ErrAgentLost.
+//
+// When ctx ends before the process does, the process's whole tree is killed:
+// SIGTERM, Request.Grace, SIGKILL (SIGKILL at once if Grace is 0), and Wait
+// returns an error that wraps the context's.
+func (c *Client) Start(ctx context.Context, req *Request, stdio Stdio) (*Process, error) {
+	p := &Process{
+		c: c, ctx: ctx, req: *req, stdio: stdio,
+		started: make(chan struct{}), exited: make(chan struct{}),
+		done: make(chan struct{}), abandon: make(chan struct{}),
+		acks: make(map[uint32]chan Errno),
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("channel: start: %w", err)
+	}
+	frames, err := p.prepare()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.register(p, frames); err != nil {
+		return nil, err
+	}
+	select {
+	case <-p.started:
+		return p, nil
+	case <-p.done:
+		select {
+		case <-p.started:
+			return p, nil
+		default:
+			return nil, p.err
+		}
+	}
+}
+
+// prepare checks the request, completes it and encodes the first message of
+// each stream.
+func (p *Process) prepare() (frames map[streamKind][]byte, err error) {
+	r := &p.req
+	if r.Session == "" {
+		r.Session = newSessionID()
+	}
+	if len(r.Args) == 0 {
+		r.Args = []string{r.Path}
+	}
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	r.Wired = p.stdio.wired(r.TTY != nil)
+	frames = make(map[streamKind][]byte, 4)
+	add := func(k streamKind, wired bool) {
+		if wired && err == nil {
+			frames[k], err = appendFrame(nil, &open{Kind: k, Session: r.Session})
+		}
+	}
+	add(kindExec, true)
+	add(kindStdin, r.Wired&wiredStdin != 0)
+	add(kindStdout, r.Wired&wiredStdout != 0)
+	add(kindStderr, r.Wired&wiredStderr != 0)
+	if err == nil {
+		frames[kindExec], err = appendFrame(frames[kindExec], r)
+	}
+	return frames, err
+}
+
+// wired is the set of streams that s needs.
+func (s Stdio) wired(tty bool) (w wired) {
+	if s.Stdin != nil {
+		w |= wiredStdin
+	}
+	if s.Stdout != nil {
+		w |= wiredStdout
+	}
+	if s.Stderr != nil && !tty {
+		if sameWriter(s.Stdout, s.Stderr) {
+			return w | wiredMerged
+		}
+		w |= wiredStderr
+	}
+	return w
+}
+
+// sameWriter reports a == b without the panic for incomparable types.
+func sameWriter(a, b io.Writer) bool {
+	return a != nil && b != nil && reflect.TypeOf(a).Comparable() && reflect.ValueOf(a).Comparable() && a == b
+}
+
+// check refuses a request that no agent can run.
+func (r *Request) check() error {
+	bad := func(path, msg string) error {
+		return &StartError{Stage: StageRequest, Errno: EINVAL, Path: path, Msg: msg}
+	}
+	if r.Path == "" {
+		return &StartError{Stage: StageLookup, Errno: ENOENT, Msg: "empty command"}
+	}
+	if len(r.Session) > maxSessionID {
+		return bad(r.Session[:maxSessionID], fmt.Sprintf("session ID of %d bytes, at most %d", len(r.Session), maxSessionID))
+	}
+	for _, list := range [][]string{{r.Path, r.Dir, r.User}, r.Args, r.Env} {
+		for _, s := range list {
+			if strings.IndexByte(s, 0) >= 0 {
+				return bad(s, "contains a NUL byte")
+			}
+		}
+	}
+	for _, e := range r.Env {
+		if strings.IndexByte(e, '=') <= 0 {
+			return bad(e, "environment entry is not K=V")
+		}
+	}
+	if r.Timeout < 0 || r.Grace < 0 {
+		return bad("", fmt.Sprintf("negative timeout %v or grace %v", r.Timeout, r.Grace))
+	}
+	return nil
+}
+
+// register takes a place in the table of sessions and starts p's goroutine.
+func (c *Client) register(p *Process, frames map[streamKind][]byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.err != nil:
+		if errors.Is(c.err, ErrAgentLost) {
+			return c.err
+		}
+		return fmt.Errorf("%w: %w", ErrAgentLost, c.err)
+	case c.sessions[p.req.Session] != nil:
+		return &StartError{Stage: StageSession, Path: p.req.Session, Msg: "session ID is in use"}
+	case len(c.sessions) >= c.cfg.MaxSessions:
+		return &LimitError{What: "sessions", Max: c.cfg.MaxSessions}
+	}
+	c.sessions[p.req.Session] = p
+	c.wg.Go(func() {
+		stop := context.AfterFunc(p.ctx, p.cancel)
+		defer stop()
+		p.run(frames)
+	})
+	return nil
+}
+
+func (c *Client) unregister(p *Process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.sessions, p.req.Session)
+}
+
+// ID returns the session ID.
+func (p *Process) ID() string { return p.req.Session }
+
+// PID returns the process ID in the guest.
+func (p *Process) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pid
+}
+
+// Exited is closed when the process was reaped, which is before Done if output
+// is still on its way.
+func (p *Process) Exited() <-chan struct{} { return p.exited }
+
+// Done is closed when Wait would return at once.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Wait waits until the process ended and all its output was written to Stdout
+// and Stderr. A non-zero exit is not an error. With an error the *Exit is not
+// nil if the exit record arrived. Errors, all for errors.Is: the context's, if
+// it ended the exec; ErrAgentLost; ErrExecLost; ErrOutputTruncated; what
+// Stdout or Stderr returned from Write.
+func (p *Process) Wait() (*Exit, error) {
+	<-p.done
+	return p.exit, p.err
+}
+
+// Signal sends a signal to the process, or with group to its process group. It
+// returns when the guest has delivered it; os.ErrProcessDone if the process was
+// reaped already.
+func (p *Process) Signal(ctx context.Context, sig Signal, group bool) error {
+	if sig < 0 || sig > maxSignal {
+		return fmt.Errorf("channel: signal %d: number must be 0 to %d", int(sig), int(maxSignal))
+	}
+	ack := make(chan Errno, 1)
+	p.mu.Lock()
+	p.seq++
+	seq := p.seq
+	p.acks[seq] = ack
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.acks, seq)
+	}()
+	p.post(&hostMsg{Signal: &signalMsg{Seq: seq, Sig: int(sig), Group: group}})
+	select {
+	case errno := <-ack:
+		return signalErr(sig, errno)
+	case <-p.exited:
+		return os.ErrProcessDone
+	case <-p.done:
+		return os.ErrProcessDone
+	case <-ctx.Done():
+		return fmt.Errorf("channel: %v: %w", sig, ctx.Err())
+	}
+}
+
+func signalErr(sig Signal, errno Errno) error {
+	switch errno {
+	case 0:
+		return nil
+	case ESRCH:
+		return os.ErrProcessDone
+	}
+	return fmt.Errorf("channel: %v: %w", sig, errno)
+}
+
+// Kill ends the process and its whole tree with SIGKILL. It does not wait; the
+// result is what Wait returns. os.ErrProcessDone if the process was reaped.
+func (p *Process) Kill() error {
+	select {
+	case <-p.exited:
+		return os.ErrProcessDone
+	case <-p.done:
+		return os.ErrProcessDone
+	default:
+	}
+	p.post(&hostMsg{Kill: &killMsg{}})
+	return nil
+}
+
+// Terminate sends SIGTERM and, if the tree is not gone after grace, SIGKILL.
+// It does not wait.
+func (p *Process) Terminate(grace time.Duration) {
+	p.post(&hostMsg{Kill: &killMsg{Grace: grace}})
+}
+
+// Resize sets the size of the exec's terminal, in characters. It does not
+// wait; of several sizes the last one wins. After the exit it does nothing.
+func (p *Process) Resize(rows, cols uint16) error {
+	if p.req.TTY == nil {
+		return errors.New("channel: resize: the exec has no TTY")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.size = &resizeMsg{Rows: rows, Cols: cols}
+	if !p.resizing {
+		p.resizing = p.c.spawn(p.sendSizes)
+	}
+	return nil
+}
+
+func (p *Process) sendSizes() {
+	for {
+		p.mu.Lock()
+		m := p.size
+		p.size = nil
+		p.resizing = m != nil
+		p.mu.Unlock()
+		if m == nil {
+			return
+		}
+		p.send(&hostMsg{Resize: m})
+	}
+}
+
+// post sends m from a goroutine of its own, because a guest that does not read
+// must not block the caller.
+func (p *Process) post(m *hostMsg) {
+	p.c.spawn(func() { p.send(m) })
+}
+
+func (p *Process) send(m *hostMsg) {
+	select {
+	case <-p.started:
+	case <-p.done:
+		return
+	}
+	p.sendMu.Lock()
+	defer p.sendMu.Unlock()
+	// An error means that the stream is over, which run sees as well.
+	_ = writeFrame(p.ctl, m)
+}
+
+// cancel is called when the context ends before the exec.
+func (p *Process) cancel() {
+	p.mu.Lock()
+	select {
+	case <-p.exited:
+		// The process ended by itself: what is left is its output, and a
+		// cancelled caller wants no more of it.
+	default:
+		p.post(&hostMsg{Kill: &killMsg{Grace: p.req.Grace}})
+	}
+	p.cancelled = p.ctx.Err()
+	p.mu.Unlock()
+	wait := p.c.cfg.CancelWait
+	select {
+	case <-p.started:
+		wait += p.req.Grace
+	default:
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-p.done:
+	case <-t.C:
+		p.giveUp()
+	}
+}
+
+// giveUp completes the exec without the guest.
+func (p *Process) giveUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.abandoned {
+		p.abandoned = true
+		close(p.abandon)
+	}
+}
