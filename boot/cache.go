@@ -164,7 +164,7 @@ func publish(f *os.File, path string, err error) error {
 }
 
 // unpackedImage returns the cached vmlinux of a bzImage, unpacking it first if need be.
-func unpackedImage(ctx context.Context, path string, f *os.File, info os.FileInfo, bz *bzImage) (string, error) {
+func unpackedImage(ctx context.Context, path string, f *os.File, info os.FileInfo, bz *bzImage, say func(string)) (string, error) {
 	sum, err := contentHash(f, path, info)
 	if err != nil {
 		return "", err
@@ -189,6 +189,7 @@ func unpackedImage(ctx context.Context, path string, f *os.File, info os.FileInf
 	if usable() {
 		return image, nil // somebody else did it while we waited
 	}
+	say(fmt.Sprintf("unpacking %s (%s, %d MB)", path, bz.method.name, bz.unpackedLen/1e6))
 	out, err := os.CreateTemp(dir, ".new-*")
 	if err != nil {
 		return "", fmt.Errorf("kernel cache: %w", err)
@@ -205,7 +206,7 @@ func unpackedImage(ctx context.Context, path string, f *os.File, info os.FileInf
 }
 
 // importDeb unpacks a linux-image package into the cache once and returns the folder. aliases are further names for Resolve.
-func importDeb(ctx context.Context, path string, aliases ...string) (string, error) {
+func importDeb(ctx context.Context, path string, say func(string), aliases ...string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", fmt.Errorf("kernel package: %w", err)
@@ -232,6 +233,7 @@ func importDeb(ctx context.Context, path string, aliases ...string) (string, err
 	if err == nil {
 		return dir, addAliases(dir, tag, aliases)
 	}
+	say("unpacking " + path)
 	control, err := debControl(path, f, info.Size())
 	if err != nil {
 		return "", err

@@ -102,12 +102,19 @@ func (k *Kernel) tables() Tables {
 //
 // Errors: an *fs.PathError; *FormatError; *ArchError; the cache folder's errors.
 func Open(ctx context.Context, path string) (*Kernel, error) {
+	return open(ctx, path, quiet)
+}
+
+// quiet is the progress function of callers that want none.
+func quiet(string) {}
+
+func open(ctx context.Context, path string, say func(string)) (*Kernel, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
 	if info.IsDir() {
-		return openDir(ctx, path)
+		return openDir(ctx, path, say)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, &FormatError{File: path, Kind: ErrNotKernel, Detail: "it is no regular file", Fix: "give a vmlinux, a bzImage, a folder or a .deb"}
@@ -123,11 +130,11 @@ func Open(ctx context.Context, path string) (*Kernel, error) {
 	}
 	switch kind {
 	case kindDeb:
-		dir, err := importDeb(ctx, path)
+		dir, err := importDeb(ctx, path, say)
 		if err != nil {
 			return nil, err
 		}
-		k, err := openDir(ctx, dir)
+		k, err := openDir(ctx, dir, say)
 		if k != nil {
 			k.Path = path
 		}
@@ -137,7 +144,7 @@ func Open(ctx context.Context, path string) (*Kernel, error) {
 		if err != nil {
 			return nil, err
 		}
-		image, err := unpackedImage(ctx, path, f, info, bz)
+		image, err := unpackedImage(ctx, path, f, info, bz, say)
 		if err != nil {
 			return nil, err
 		}
@@ -270,7 +277,7 @@ func gzipHead(r io.ReaderAt, size int64) []byte {
 }
 
 // openDir opens the newest kernel of a folder.
-func openDir(ctx context.Context, dir string) (*Kernel, error) {
+func openDir(ctx context.Context, dir string, say func(string)) (*Kernel, error) {
 	candidates, err := kernelsIn(dir)
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
@@ -281,7 +288,7 @@ func openDir(ctx context.Context, dir string) (*Kernel, error) {
 	}
 	var first error
 	for _, path := range candidates {
-		k, err := Open(ctx, path)
+		k, err := open(ctx, path, say)
 		if err == nil {
 			k.Path = dir
 			return k, nil

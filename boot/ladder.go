@@ -24,11 +24,14 @@ const (
 // fixNoKernel is the one command that gives every machine a kernel.
 const fixNoKernel = "hutch kernel fetch linux-image-cloud-amd64"
 
-// Options say which kernel to use. The zero value walks the ladder.
-type Options struct {
+// ResolveOptions say which kernel to use. The zero value walks the ladder.
+type ResolveOptions struct {
 	// Ref names the kernel: a path of a vmlinux, bzImage, folder or .deb; auto, host, own; or the name of a package in the cache. Empty
 	// means $HUTCH_KERNEL, else auto. What is named must be usable: there is no falling back to another kernel.
 	Ref string
+
+	// Progress, if not nil, is called with a line before something that takes seconds: unpacking, once for each kernel.
+	Progress func(string)
 
 	hostRoot string // replaces / for tests
 }
@@ -75,7 +78,10 @@ var (
 // running host's.
 //
 // Errors: *NoKernelError with all reasons; for a kernel that was named and is there but bad, the error of Open.
-func Resolve(ctx context.Context, o Options) (*Kernel, error) {
+func Resolve(ctx context.Context, o ResolveOptions) (*Kernel, error) {
+	if o.Progress == nil {
+		o.Progress = quiet
+	}
 	step, ref := "option", o.Ref
 	if ref == "" {
 		step, ref = "environment", os.Getenv(EnvKernel)
@@ -87,12 +93,12 @@ func Resolve(ctx context.Context, o Options) (*Kernel, error) {
 	if o.Ref == "" {
 		steps = append(steps, Step{"environment", "$" + EnvKernel, errNotSet})
 	}
-	k, tried, err := fromCache(ctx, "")
+	k, tried, err := fromCache(ctx, o, "")
 	steps = append(steps, tried...)
 	if k != nil || err != nil {
 		return k, err
 	}
-	k, tried, err = fromHost(ctx, o.hostRoot)
+	k, tried, err = fromHost(ctx, o)
 	steps = append(steps, tried...)
 	if k != nil || err != nil {
 		return k, err
@@ -101,19 +107,19 @@ func Resolve(ctx context.Context, o Options) (*Kernel, error) {
 }
 
 // resolveNamed opens the kernel ref.
-func resolveNamed(ctx context.Context, o Options, step, ref string) (*Kernel, error) {
+func resolveNamed(ctx context.Context, o ResolveOptions, step, ref string) (*Kernel, error) {
 	var k *Kernel
 	var tried []Step
 	var err error
 	fix := fixNoKernel
 	switch {
 	case ref == RefHost:
-		k, tried, err = fromHost(ctx, o.hostRoot)
+		k, tried, err = fromHost(ctx, o)
 	case ref == RefOwn:
 		fix = "make kernel"
-		k, tried, err = fromCache(ctx, RefOwn)
+		k, tried, err = fromCache(ctx, o, RefOwn)
 	case strings.ContainsRune(ref, filepath.Separator) || exists(ref):
-		k, err = Open(ctx, ref)
+		k, err = open(ctx, ref, o.Progress)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 			tried, err = []Step{{step, ref, err}}, nil
 			if errors.Is(tried[0].Err, fs.ErrPermission) {
@@ -124,7 +130,7 @@ func resolveNamed(ctx context.Context, o Options, step, ref string) (*Kernel, er
 		if packageLike(ref) {
 			fix = "hutch kernel fetch " + ref
 		}
-		k, tried, err = fromCache(ctx, ref)
+		k, tried, err = fromCache(ctx, o, ref)
 		if k == nil && err == nil && len(tried) == 0 {
 			tried = []Step{{step, ref, errors.New("no such file, and no kernel of that name in the cache")}}
 		}
@@ -152,7 +158,7 @@ func packageLike(ref string) bool {
 
 // fromCache opens a cached kernel: the one called name, or the first usable one for "". err is only that of ctx, or the one of a kernel that
 // was named.
-func fromCache(ctx context.Context, name string) (*Kernel, []Step, error) {
+func fromCache(ctx context.Context, o ResolveOptions, name string) (*Kernel, []Step, error) {
 	list, err := Cached()
 	if err != nil {
 		return nil, []Step{{"cache", "kernels", err}}, nil
@@ -164,7 +170,7 @@ func fromCache(ctx context.Context, name string) (*Kernel, []Step, error) {
 		if name != "" && name != c.Name && name != c.Release && !contains(c.Aliases, name) {
 			continue
 		}
-		k, err := openDir(ctx, c.Path)
+		k, err := openDir(ctx, c.Path, o.Progress)
 		if err == nil {
 			k.Origin = "cache"
 			return k, steps, nil
@@ -184,7 +190,8 @@ func fromCache(ctx context.Context, name string) (*Kernel, []Step, error) {
 }
 
 // fromHost opens the kernel that runs on this machine, or the newest readable one. err is only that of ctx.
-func fromHost(ctx context.Context, root string) (*Kernel, []Step, error) {
+func fromHost(ctx context.Context, o ResolveOptions) (*Kernel, []Step, error) {
+	root := o.hostRoot
 	if root == "" {
 		root = "/"
 	}
@@ -198,7 +205,7 @@ func fromHost(ctx context.Context, root string) (*Kernel, []Step, error) {
 			return nil, nil
 		}
 		tried[path] = true
-		k, err := Open(ctx, path)
+		k, err := open(ctx, path, o.Progress)
 		if err == nil {
 			k.Origin = "host"
 			return k, nil

@@ -12,10 +12,8 @@ import (
 	"strings"
 )
 
-// DefaultModules are what a guest needs to reach its agent: the virtio-mmio transport and sockets.
-func DefaultModules() []string {
-	return []string{"virtio_mmio", "vmw_vsock_virtio_transport"}
-}
+// DefaultModules are what a guest needs to reach its agent: the virtio-mmio transport and sockets. Not to be changed.
+var DefaultModules = []string{"virtio_mmio", "vmw_vsock_virtio_transport"}
 
 // Module is one loadable kernel module.
 type Module struct {
