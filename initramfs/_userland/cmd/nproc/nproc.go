@@ -1,0 +1,9 @@
+// Command nproc prints how many processors this process may run on.
+package main
+
+import (
+	"fmt"
+	"runtime"
+)
+
+func main() { fmt.Println(runtime.NumCPU()) }
