@@ -2,6 +2,7 @@ package channel
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -193,7 +194,7 @@ func (c *Client) fail(err error) {
 func (c *Client) lostErr() error {
 	err := c.Err()
 	if err == nil || errors.Is(err, ErrAgentLost) {
-		return cmpErr(err, ErrAgentLost)
+		return cmp.Or(err, ErrAgentLost)
 	}
 	return fmt.Errorf("%w: %w", ErrAgentLost, err)
 }
@@ -208,13 +209,6 @@ func (c *Client) spawn(fn func()) bool {
 	}
 	c.wg.Go(fn)
 	return true
-}
-
-func cmpErr(err, def error) error {
-	if err == nil {
-		return def
-	}
-	return err
 }
 
 // Close ends the connection and every exec on it, whose Wait returns an error

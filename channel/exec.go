@@ -17,6 +17,7 @@ type Exec struct {
 	stdout *yamux.Stream
 	stderr *yamux.Stream
 	msgs   chan Control
+	last   *agentMsg // sent when the session is over
 
 	mu sync.Mutex // one message at a time
 }
@@ -38,7 +39,8 @@ type SignalRequest struct {
 // KillRequest ends the tree: SIGTERM, Grace, SIGKILL; SIGKILL at once if Grace is 0.
 type KillRequest struct{ Grace time.Duration }
 
-// exec runs one exec on its control stream.
+// exec runs one exec on its control stream. The last message is sent when the
+// session ID is free again, because the host may use it at once.
 func (s *server) exec(ctl *yamux.Stream, o open) {
 	defer ctl.Close()
 	x := &Exec{ctl: ctl, msgs: make(chan Control)}
@@ -46,16 +48,23 @@ func (s *server) exec(ctl *yamux.Stream, o open) {
 		return
 	}
 	k := meetKey{o.Session, o.Attach}
-	if ferr := s.admit(k, ctl); ferr != nil {
-		// x has no part in the meeting of an earlier exec with the same ID.
-		x.Failed(ferr)
-		return
+	if f := s.admit(k, ctl); f != nil {
+		x.Failed(f)
+	} else {
+		s.serveExec(k, x)
+		s.leave(k)
 	}
-	defer s.leave(k)
+	if x.last != nil {
+		_ = x.send(x.last) // an error means that the host has gone
+	}
+}
+
+// serveExec runs an admitted exec.
+func (s *server) serveExec(k meetKey, x *Exec) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	if err := s.gather(ctx, k, x); err != nil {
-		x.Failed(err)
+	if f := s.gather(ctx, k, x); f != nil {
+		x.Failed(f)
 		return
 	}
 	defer x.closeStreams()
@@ -198,12 +207,13 @@ type StartFailure struct {
 	Max   int  // with StageLimit
 }
 
-// Failed reports that nothing was started. It is the only message then.
-func (x *Exec) Failed(f *StartFailure) error {
+// Failed reports that nothing was started. It is the only message then, and is
+// sent when the handler has returned.
+func (x *Exec) Failed(f *StartFailure) {
 	cut := func(s string) string { return s[:min(len(s), 4096)] }
-	return x.send(&agentMsg{Failed: &failedMsg{
+	x.last = &agentMsg{Failed: &failedMsg{
 		Stage: f.Stage, Errno: int(f.Errno), Path: cut(f.Path), Msg: cut(f.Msg), Bare: f.Bare, Max: f.Max,
-	}})
+	}}
 }
 
 // SignalDone answers a SignalRequest. errno 0 = delivered, ESRCH = the process
@@ -225,12 +235,12 @@ func (x *Exec) Exited(e *Exit) error {
 	}})
 }
 
-// Drained sends the totals after the last output byte was written and the
-// output streams were closed. It is the last message.
-func (x *Exec) Drained(e *Exit) error {
-	return x.send(&agentMsg{Drained: &drainedMsg{
+// Drained reports the totals after the last output byte was written. It is
+// the last message, and is sent when the handler has returned.
+func (x *Exec) Drained(e *Exit) {
+	x.last = &agentMsg{Drained: &drainedMsg{
 		Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr, Orphaned: e.Orphaned,
-	}})
+	}}
 }
 
 // InStream is a data stream from the host.

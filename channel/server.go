@@ -116,6 +116,11 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, h Handler, cfg ServerCo
 	s.wg.Wait()
 	<-s.out.done
 	stop()
+	s.mu.Lock()
+	for _, m := range s.meeting {
+		m.timer.Stop()
+	}
+	s.mu.Unlock()
 	return context.Cause(s.ctx)
 }
 
@@ -204,6 +209,7 @@ type meeting struct {
 	streams map[streamKind]*yamux.Stream
 	arrived chan struct{} // capacity 1: another stream is there
 	over    bool          // no stream is taken any more
+	timer   *time.Timer   // ends a meeting to which no control stream comes
 }
 
 // meet returns the meeting of a key, made if need be. The caller holds s.mu.
@@ -211,6 +217,7 @@ func (s *server) meet(k meetKey) *meeting {
 	m := s.meeting[k]
 	if m == nil {
 		m = &meeting{streams: make(map[streamKind]*yamux.Stream), arrived: make(chan struct{}, 1)}
+		m.timer = time.AfterFunc(2*rendezvousTime, func() { s.expire(k, m) })
 		s.meeting[k] = m
 	}
 	return m
@@ -233,8 +240,6 @@ func (s *server) offer(st *yamux.Stream, o open) {
 	case m.arrived <- struct{}{}:
 	default:
 	}
-	t := time.AfterFunc(2*rendezvousTime, func() { s.expire(k, m) })
-	context.AfterFunc(s.ctx, func() { t.Stop() })
 }
 
 // expire ends a meeting to which no control stream came.
@@ -249,6 +254,7 @@ func (s *server) expire(k meetKey, m *meeting) {
 // endMeeting closes what nobody took. The caller holds s.mu.
 func (s *server) endMeeting(k meetKey, m *meeting) {
 	m.over = true
+	m.timer.Stop()
 	delete(s.meeting, k)
 	for _, st := range m.streams {
 		go st.Close() // may wait for the transport
