@@ -130,14 +130,13 @@ func (v *VM) ioEventFD(op string, flags uint32, gpa uint64, length uint32, match
 // Errors: ErrInRun if a Handler of this VM calls it; then nothing was closed.
 func (v *VM) Close() error {
 	v.mu.Lock()
-	v.closed = true // no new vCPU from here on
 	vcpus := slices.Clone(v.vcpus)
-	v.mu.Unlock()
-	for _, c := range vcpus {
-		if c.onRunThread() {
-			return &Error{Op: "close VM", Kind: ErrInRun}
-		}
+	if slices.ContainsFunc(vcpus, (*VCPU).onRunThread) {
+		v.mu.Unlock()
+		return &Error{Op: "close VM", Kind: ErrInRun}
 	}
+	v.closed = true // no new vCPU from here on
+	v.mu.Unlock()
 	for _, c := range vcpus {
 		c.Stop() // all first, so that they end side by side
 	}
