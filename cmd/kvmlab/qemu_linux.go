@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+)
+
+const (
+	// slots is how many commands run at once. Each has a 9p device of its own, since a 9p mount caches what it has seen and only a
+	// new mount is sure to see the files as they are; more commands wait.
+	slots = 8
+	// portName names the virtio-serial port of the wire protocol.
+	portName = "hutch.kvmlab.0"
+)
+
+// emulatorCommand is the emulator on img, with the wire protocol on file descriptor 3 and the console in a file.
+func emulatorCommand(ctx context.Context, img image, memMiB, cpus int, build, console string) (*exec.Cmd, error) {
+	cmdline := []string{
+		"console=ttyS0", "quiet", "loglevel=4", "panic=-1", "rdinit=/init",
+		"mitigations=off", "random.trust_cpu=on", "nokaslr", "no_timer_check", "rcupdate.rcu_expedited=1", "cryptomgr.notests",
+		"audit=0", "apparmor=0", "nowatchdog", "tsc=reliable", "8250.nr_uarts=1", "i8042.noaux", "i8042.nomux", "i8042.nopnp", "i8042.dumbkbd",
+		"kvmlab.build=" + build,
+	}
+	args := []string{
+		"-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,la57=off", "-M", "pc,usb=off,vmport=off,hpet=off",
+		"-m", strconv.Itoa(memMiB), "-smp", strconv.Itoa(cpus),
+		"-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
+		"-serial", "file:" + console,
+		"-kernel", img.kernel, "-initrd", img.initrd, "-append", strings.Join(cmdline, " "),
+		"-device", "virtio-serial-pci,disable-legacy=on,max_ports=2",
+		"-chardev", "socket,id=wire,fd=3",
+		"-device", "virtserialport,chardev=wire,name=" + portName,
+		"-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
+	}
+	for i := range slots {
+		args = append(args, "-device", fmt.Sprintf("virtio-9p-pci,disable-legacy=on,fsdev=root,mount_tag=%s", slotTag(i)))
+	}
+	if data := img.emulator.Path("usr", "share", "qemu"); img.emulator.Root != "" {
+		args = append([]string{"-L", data, "-L", img.emulator.Path("usr", "share", "seabios")}, args...)
+	}
+	cmd, err := img.emulator.Command(ctx, "qemu-system-x86_64", args...)
+	if err != nil {
+		return nil, fmt.Errorf("the emulator: %w", err)
+	}
+	return cmd, nil
+}
+
+func slotTag(i int) string { return "root" + strconv.Itoa(i) }
