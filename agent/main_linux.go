@@ -90,11 +90,10 @@ func (m *machine) run(start int64) (err error) {
 		return err
 	}
 	err = a.Serve(context.Background(), conn)
-	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
-		return err
+	if errors.Is(err, channel.ErrHostGone) {
+		return nil // there is no one to serve and no one to tell
 	}
-	// The host is gone or wants the end: either way there is no one to serve.
-	return nil
+	return err
 }
 
 func (m *machine) mark(name string, at int64) {

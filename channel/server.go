@@ -46,6 +46,9 @@ type ServerConfig struct {
 // rendezvousTime is how long the streams of one exec may take to arrive.
 const rendezvousTime = 30 * time.Second
 
+// ErrHostGone is wrapped by Serve's error when the connection ended.
+var ErrHostGone = errors.New("channel: connection to the host ended")
+
 // ErrShutdown is returned by Serve after the host asked for power-off.
 var ErrShutdown = errors.New("channel: the host asked for shutdown")
 
@@ -144,7 +147,7 @@ func (s *server) accept() error {
 	for {
 		st, err := s.mux.AcceptStream()
 		if err != nil {
-			return fmt.Errorf("channel: connection to the host ended: %w", err)
+			return fmt.Errorf("%w: %w", ErrHostGone, err)
 		}
 		s.wg.Go(func() { s.stream(st) })
 	}
