@@ -180,6 +180,10 @@ func checkCommands(t *testing.T, img *Image) {
 		return
 	}
 	dir := unpackBin(t, img)
+	plain := filepath.Join(t.TempDir(), "plain")
+	if err := os.WriteFile(plain, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name, in, out string
 		args          []string
@@ -190,7 +194,7 @@ func checkCommands(t *testing.T, img *Image) {
 		{name: "errexit from a combined option", args: []string{"sh", "-ec", "false; echo unreached"}, code: 1},
 		{name: "option by name", args: []string{"sh", "-o", "nounset", "-c", "echo $nope"}, code: 1},
 		{name: "not found", args: []string{"sh", "-c", "/no/such/command"}, code: 127},
-		{name: "not executable", args: []string{"sh", "-c", "/etc/hosts"}, code: 126},
+		{name: "not executable", args: []string{"sh", "-c", plain}, code: 126},
 		{name: "killed by a signal", args: []string{"sh", "-c", "sh -c 'kill -9 $$'"}, code: 137},
 		{name: "syntax error", args: []string{"sh", "-c", "if"}, code: 2},
 		{name: "empty command", args: []string{"sh", "-c", ""}},
@@ -198,6 +202,7 @@ func checkCommands(t *testing.T, img *Image) {
 		{name: "script on stdin leaves the rest to its commands", args: []string{"sh"}, in: "read x; echo \"got $x\"\none\necho two\n", out: "got one\ntwo\n"},
 		{name: "last status of stdin", args: []string{"sh", "-s", "p"}, in: "echo $1\nfalse\n", out: "p\n", code: 1},
 		{name: "umask", args: []string{"sh", "-c", "umask 077; umask"}, out: "0077\n"},
+		{name: "limits of its children", args: []string{"sh", "-c", "ulimit -Sn 77; ulimit -n; sh -c 'ulimit -n'"}, out: "77\n77\n"},
 		{name: "pipeline", args: []string{"sh", "-c", "printf 'b\\na\\n' | sort | head -n 1"}, out: "a\n"},
 		{name: "env sets", args: []string{"env", "-i", "A=1", "B=2", "/bin/sh", "-c", "echo $A$B"}, out: "12\n"},
 		{name: "env prints", args: []string{"env", "-i", "A=1"}, out: "A=1\n"},

@@ -110,11 +110,15 @@ func parse(argv []string) (options, error) {
 }
 
 func run(o options) int {
+	if _, ok := os.LookupEnv("PATH"); !ok {
+		os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	}
 	params := append(append([]string{}, o.set...), "--")
 	runner, err := interp.New(
 		interp.StdIO(os.Stdin, os.Stdout, os.Stderr),
 		interp.Params(append(params, o.args...)...),
 		interp.Interactive(o.interactive),
+		interp.CallHandler(replaceBuiltins),
 		interp.ExecHandlers(execute),
 	)
 	if err != nil {
@@ -214,13 +218,13 @@ func exitStatus(err error) int {
 	return 1
 }
 
-// execute adds to the interpreter's way of running commands: umask, which must change this process; "exec" cannot be seen from here.
+// execute adds to the interpreter's way of running commands: the built-ins it lacks, and exit codes.
 // A file that exists but cannot be run gives 126, not 127.
 func execute(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
 	return func(ctx context.Context, args []string) error {
 		hc := interp.HandlerCtx(ctx)
-		if args[0] == "umask" {
-			return umask(hc, args[1:])
+		if name, ok := strings.CutPrefix(args[0], ours); ok {
+			return builtins[name](hc, args[1:])
 		}
 		if _, err := interp.LookPathDir(hc.Dir, hc.Env, args[0]); err != nil {
 			status := exitNotFound
@@ -241,23 +245,6 @@ func exists(hc interp.HandlerContext, path string) bool {
 	}
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-// umask is the POSIX utility with octal masks only.
-func umask(hc interp.HandlerContext, args []string) error {
-	if len(args) == 0 {
-		old := unix.Umask(0)
-		unix.Umask(old)
-		fmt.Fprintf(hc.Stdout, "%04o\n", old)
-		return nil
-	}
-	var mask int
-	if n, err := fmt.Sscanf(args[0], "%o", &mask); n != 1 || err != nil || mask < 0 || mask > 0o777 {
-		fmt.Fprintf(hc.Stderr, "sh: umask: %s: not an octal mask\n", args[0])
-		return interp.ExitStatus(1)
-	}
-	unix.Umask(mask)
-	return nil
 }
 
 // runTerminal is the interactive shell: line editing and history, and signals from the keyboard are for the commands, not for the shell.
