@@ -31,8 +31,8 @@ type booting struct {
 
 func (b *booting) since() time.Duration { return time.Since(b.began) }
 
-// boot is New after the options were checked.
-func boot(ctx context.Context, cfg *config) (*Sandbox, error) {
+// bootSandbox is New after the options were checked.
+func bootSandbox(ctx context.Context, cfg *config) (*Sandbox, error) {
 	b := &booting{cfg: cfg, began: time.Now(), console: newConsole(cfg.console)}
 	sb, err := b.run(ctx)
 	for _, f := range b.files {
@@ -113,7 +113,7 @@ func (b *booting) findInitramfs(ctx context.Context) error {
 			return err
 		}
 		path = img.Path
-	} else if err := initramfs.Check(path); err != nil {
+	} else if err := checkInitramfs(path); err != nil {
 		return err
 	}
 	f, err := os.Open(path)
@@ -133,7 +133,7 @@ func (b *booting) findInitramfs(ctx context.Context) error {
 	if len(mods) > 0 {
 		files := make([]initramfs.File, len(mods))
 		for i, m := range mods {
-			files[i] = initramfs.ModuleFile(i, m.Name, m.Data)
+			files[i] = initramfs.File{Name: fmt.Sprintf("lib/hutch/modules/%03d-%s.ko", i, m.Name), Data: m.Data}
 		}
 		extra, err := initramfs.Files(files)
 		if err != nil {
@@ -143,6 +143,19 @@ func (b *booting) findInitramfs(ctx context.Context) error {
 	}
 	b.info = Info{Kernel: b.kernel.Release, KernelPath: b.kernel.Path, Initramfs: path, CPUs: b.cfg.cpus, Memory: b.cfg.memory}
 	b.stage, b.times.Initramfs = StageInitramfs, b.since()
+	return nil
+}
+
+// checkInitramfs refuses a file that would only make the kernel panic.
+func checkInitramfs(path string) error {
+	a, err := initramfs.Open(path)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	if e, err := a.Lookup("init"); err != nil || !e.Mode.IsRegular() && e.Mode.Type() != os.ModeSymlink {
+		return fmt.Errorf("initramfs %s: %w: it has no /init: build one with `hutch image build`, or add the agent as /init", path, ErrNoAgent)
+	}
 	return nil
 }
 

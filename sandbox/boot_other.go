@@ -14,4 +14,4 @@ type machine struct {
 
 func (m *machine) end(error) {}
 
-func boot(context.Context, *config) (*Sandbox, error) { return nil, ErrUnsupported }
+func bootSandbox(context.Context, *config) (*Sandbox, error) { return nil, ErrUnsupported }

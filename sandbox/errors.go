@@ -23,6 +23,8 @@ var (
 	ErrSoftwareKVM = errors.New("KVM without hardware virtualisation")
 	// ErrNoKernel: no kernel was found; the error lists what was tried.
 	ErrNoKernel = boot.ErrNoKernel
+	// ErrNoAgent: the initial file system has no agent to start.
+	ErrNoAgent = errors.New("no guest agent in the initial file system")
 	// ErrClosed: the sandbox was closed by its owner, before or during the call.
 	ErrClosed = errors.New("sandbox closed")
 	// ErrStopped: the virtual machine ended by itself; a *StoppedError says how.

@@ -40,7 +40,7 @@ func (p *ProcessState) Pid() int { return p.pid }
 // ExitCode returns the exit code, or 128+n when signal n ended the process.
 func (p *ProcessState) ExitCode() int {
 	if p.exit.Signal != 0 {
-		return 128 + p.exit.Signal
+		return 128 + int(p.exit.Signal)
 	}
 	return p.exit.Code
 }

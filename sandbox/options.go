@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"runtime"
 	"strings"
 	"time"
@@ -27,6 +28,9 @@ const (
 
 	pageSize = 4096
 )
+
+// EnvInitramfs is the environment variable that names the initial file system when no option does.
+const EnvInitramfs = "HUTCH_INITRAMFS"
 
 // An Option changes one setting of New. Options are checked together before anything is opened or allocated.
 type Option func(*config)
@@ -59,7 +63,7 @@ func WithMemory(bytes int64) Option { return func(c *config) { c.memory = bytes 
 func WithCPUs(n int) Option { return func(c *config) { c.cpus = n } }
 
 // WithInitramfs names a file with a newc archive, uncompressed, to boot instead of the built-in userland. It must hold the agent as /init.
-// The default "" builds or reuses the cached one, which needs the Go toolchain once.
+// The default "" is what HUTCH_INITRAMFS names, else the cached built-in one, which needs the Go toolchain once.
 func WithInitramfs(path string) Option { return func(c *config) { c.initramfs = path } }
 
 // WithCmdline appends words to the kernel's command line.
@@ -110,6 +114,9 @@ func resolve(opts []Option) (*config, error) {
 	}
 	if c.shell == "" {
 		c.shell = "/bin/sh"
+	}
+	if c.initramfs == "" {
+		c.initramfs = os.Getenv(EnvInitramfs)
 	}
 	if c.kvmPath == "" {
 		c.kvmPath = "/dev/kvm"

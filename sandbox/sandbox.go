@@ -56,7 +56,7 @@ func New(ctx context.Context, opts ...Option) (*Sandbox, error) {
 	if !supported() {
 		return nil, ErrUnsupported
 	}
-	return boot(ctx, cfg)
+	return bootSandbox(ctx, cfg)
 }
 
 // Info returns what is known of the sandbox. It does not change.
