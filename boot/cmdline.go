@@ -37,13 +37,14 @@ var defaultArgs = []cmdlineArg{
 // Cmdline returns the command line for these options, without the descriptions of devices that Load adds where the kernel needs them.
 func Cmdline(o CmdlineOptions) string {
 	args := make([]string, 0, len(defaultArgs)+3+len(o.Extra))
-	for _, a := range defaultArgs {
-		args = append(args, a.arg)
-	}
+	// The log level comes first: the early console starts printing while the kernel reads the line.
 	if o.Verbose {
 		args = append(args, "ignore_loglevel")
 	} else {
 		args = append(args, "quiet")
+	}
+	for _, a := range defaultArgs {
+		args = append(args, a.arg)
 	}
 	if o.Init != "" {
 		args = append(args, "rdinit="+o.Init)
