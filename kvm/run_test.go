@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -193,6 +194,41 @@ func TestKickLetsRunGoOn(t *testing.T) {
 	r.cpu.Stop()
 	if got := wait(t, done); got.exit.Reason != ExitStopped {
 		t.Fatalf("Run = %v, %v; want stopped", got.exit.Reason, got.err)
+	}
+}
+
+// TestLeftoverImmediateExitCostsOneRound: a request can be taken before the one who made it
+// has set immediate_exit. Run must not turn in circles then.
+func TestLeftoverImmediateExitCostsOneRound(t *testing.T) {
+	r := newRig(t, false, []byte{0xf4}) // hlt
+	r.cpu.req.Or(immediateExit)
+	r.runTo(t, noDevices{}, ExitHLT)
+}
+
+// TestConcurrentKicksAndStops: however requests of many goroutines fall together, each Run
+// ends, and none ends without a Stop.
+func TestConcurrentKicksAndStops(t *testing.T) {
+	r := newRig(t, false, pioStorm)
+	for range 100 {
+		done := start(r.cpu, noDevices{})
+		var askers sync.WaitGroup
+		for range 4 {
+			askers.Go(func() {
+				for range 5 {
+					r.cpu.Kick()
+				}
+			})
+		}
+		askers.Wait()
+		select {
+		case got := <-done:
+			t.Fatalf("Run ended without a Stop: %v, %v", got.exit.Reason, got.err)
+		default:
+		}
+		r.cpu.Stop()
+		if got := wait(t, done); got.err != nil || got.exit.Reason != ExitStopped {
+			t.Fatalf("Run = %v, %v; want stopped", got.exit.Reason, got.err)
+		}
 	}
 }
 

@@ -29,6 +29,7 @@ type VCPU struct {
 	// signals tid while phase is odd. Run makes phase odd before KVM_RUN and even after
 	// it, and takes wanted only when KVM_RUN said EINTR. So whatever the interleaving,
 	// either the kernel sees immediate_exit or the stopper sees an odd phase.
+	// immediate_exit is cleared in takeRequests only, never on the way into KVM_RUN.
 	wanted atomic.Uint32 // wantStop, wantKick
 	phase  atomic.Uint64 // odd: inside KVM_RUN
 	tid    atomic.Int32  // the thread in Run, 0 if none
@@ -122,18 +123,13 @@ func (c *VCPU) setImmediateExit() bool {
 	return true
 }
 
-// takeRequests is called by Run after EINTR. immediate_exit is cleared only here, when a
-// request was seen: a stray signal leaves it alone.
+// takeRequests is called by Run after EINTR. The order matters: a stopper sets wanted, then
+// immediate_exit. Clearing in the other order can neither lose a request (one that Swap
+// misses sets immediate_exit after it) nor leave immediate_exit behind for good (one whose
+// wanted was taken before it set immediate_exit costs a spurious EINTR, which clears it).
 func (c *VCPU) takeRequests() uint32 {
-	got := c.wanted.Swap(0)
-	if got == 0 {
-		return 0
-	}
 	c.req.And(^uint32(immediateExit))
-	if c.wanted.Load() != 0 {
-		c.req.Or(immediateExit) // a request that came in between had set it before the And
-	}
-	return got
+	return c.wanted.Swap(0)
 }
 
 // onRunThread says whether the caller is a Handler of this vCPU's Run.
