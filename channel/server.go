@@ -254,12 +254,15 @@ func (s *server) expire(k meetKey, m *meeting) {
 	}
 }
 
-// endMeeting closes what nobody took. The caller holds s.mu.
+// endMeeting closes the data streams; the control stream still carries the last
+// message. The caller holds s.mu.
 func (s *server) endMeeting(k meetKey, m *meeting) {
 	m.over = true
 	m.timer.Stop()
 	delete(s.meeting, k)
-	for _, st := range m.streams {
-		go st.Close() // may wait for the transport
+	for kind, st := range m.streams {
+		if kind != kindExec {
+			go st.Close() // may wait for the transport
+		}
 	}
 }
