@@ -73,8 +73,7 @@ func (s *Serial) InjectInput(p []byte) (int, error) {
 	s.mu.Lock()
 	n := min(len(p), SerialInputLimit-len(s.input))
 	s.input = append(s.input, p[:n]...)
-	s.refillLocked()
-	raise := s.updateLocked()
+	raise := s.settleLocked()
 	s.mu.Unlock()
 	s.fire(raise)
 	if n < len(p) {
@@ -99,8 +98,7 @@ func (s *Serial) Read(off uint64, p []byte) {
 	}
 	s.mu.Lock()
 	p[0] = s.uart.read(int(off))
-	s.refillLocked()
-	raise := s.updateLocked()
+	raise := s.settleLocked()
 	s.mu.Unlock()
 	s.fire(raise)
 }
@@ -112,8 +110,7 @@ func (s *Serial) Write(off uint64, p []byte) {
 	}
 	s.mu.Lock()
 	send := s.uart.write(int(off), p[0])
-	s.refillLocked()
-	raise := s.updateLocked()
+	raise := s.settleLocked()
 	s.mu.Unlock()
 	if send {
 		s.send(p)
@@ -130,6 +127,16 @@ func (s *Serial) send(p []byte) {
 		s.dropped += uint64(len(p) - max(0, min(n, len(p))))
 		s.mu.Unlock()
 	}
+}
+
+// settleLocked brings the receive FIFO and the interrupt pin up to date after a
+// change and says whether the pin rose. The pin is looked at before and after the
+// refill: taking the last byte lets it fall, and the next byte is a new edge.
+func (s *Serial) settleLocked() bool {
+	before := s.updateLocked()
+	s.refillLocked()
+	after := s.updateLocked()
+	return before || after
 }
 
 // refillLocked moves waiting input into the receive FIFO.
