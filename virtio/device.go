@@ -38,8 +38,10 @@ type Device interface {
 	Notify(queue int)
 
 	// Reset stops the device: when it returns, no goroutine of the device uses
-	// the queues, the chains or the Interrupt of the last Activate. Also called
-	// when the device was never activated, and more than once.
+	// the queues, the chains or the Interrupt of the last Activate. Called once
+	// after each Activate, also after one that failed. A worker that it waits
+	// for must not wait for the guest, nor call a method of the transport other
+	// than those of Interrupt.
 	Reset()
 }
 

@@ -29,8 +29,7 @@ func fuzzRAM(t testing.TB) *virtio.Memory {
 //
 // Properties: no panic, no access outside RAM (guard pages), each serving ends
 // within the queue size, used.len is at most the writable length, each popped
-// head is returned exactly once, the available ring and descriptors stay as the
-// driver wrote them unless a writable buffer covers them.
+// head is returned exactly once, and a broken queue shows as DEVICE_NEEDS_RESET.
 func FuzzQueue(f *testing.F) {
 	d := func(addr uint64, n uint32, flags, next uint16) []byte {
 		return virtiotest.EncodeDesc(dsc(addr, n, flags, next))

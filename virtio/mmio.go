@@ -92,7 +92,9 @@ func NewMMIO(mem *Memory, dev Device, raise func() error) *MMIO {
 
 // SetFaultHandler has h called with every error that Err would return: at most
 // one per reset, except for errors of raise. It is called on a vCPU thread or a
-// device's goroutine and must return at once. Set it before the guest runs.
+// device's goroutine, perhaps in the middle of a register write: it must return
+// at once and must not call State, Restore, ConfigChanged, NotifyQueue or Close.
+// Set it before the guest runs.
 func (m *MMIO) SetFaultHandler(h func(error)) {
 	m.faultMu.Lock()
 	defer m.faultMu.Unlock()
@@ -453,7 +455,9 @@ func (m *MMIO) notify(i uint32) {
 }
 
 // ConfigChanged announces that the device's configuration space changed: the
-// generation counter moves on and, if the driver runs, it is interrupted.
+// generation counter moves on and, if the driver runs, it is interrupted. For the
+// host's side; a device's worker uses Interrupt.Config, which takes no lock that
+// a reset holds.
 func (m *MMIO) ConfigChanged() {
 	m.mu.Lock()
 	l := m.line
