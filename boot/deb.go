@@ -164,6 +164,7 @@ func unpackDeb(ctx context.Context, root *os.Root, file string, r io.ReaderAt, s
 	}
 	defer z.Close()
 	var diskErr error
+	lists := map[string][]string{} // release → modules
 	err = guarded(m.name, func() error {
 		t := tar.NewReader(&cappedReader{r: z, left: maxDebBytes})
 		for files := 0; ; files++ {
@@ -191,6 +192,9 @@ func unpackDeb(ctx context.Context, root *os.Root, file string, r io.ReaderAt, s
 			if strings.HasPrefix(name, "boot/vmlinuz") {
 				kernels++
 			}
+			if release, file, ok := strings.Cut(strings.TrimPrefix(name, "lib/modules/"), "/"); ok && moduleName(path.Base(file)) != "" {
+				lists[release] = append(lists[release], file)
+			}
 			out := &errWriter{}
 			if err := writeUnder(root, name, t, out); err != nil {
 				if out.err != nil {
@@ -207,6 +211,13 @@ func unpackDeb(ctx context.Context, root *os.Root, file string, r io.ReaderAt, s
 		return kernels, &FormatError{File: file, Offset: m.off, Kind: ErrTooLarge, Detail: m.name, Err: err}
 	case err != nil:
 		return kernels, &FormatError{File: file, Offset: m.off, Kind: ErrCorrupt, Detail: m.name, Err: err, Fix: "fetch the package again"}
+	}
+	for release, files := range lists {
+		out := &errWriter{}
+		list := strings.NewReader(strings.Join(files, "\n"))
+		if err := writeUnder(root, path.Join("lib/modules", release, moduleList), list, out); err != nil {
+			return kernels, fmt.Errorf("unpack %s: %w", file, err)
+		}
 	}
 	return kernels, nil
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/hutchvm/hutch/boot/debpkg"
+	"github.com/hutchvm/hutch/internal/cachedir"
 )
 
 // Fetch gets a kernel package with the distribution's own client, as an ordinary user and without installing it, unpacks it into the cache and
@@ -76,10 +78,42 @@ func Remove(ctx context.Context, name string) error {
 		if c.Name == RefOwn {
 			return errors.New("the own kernel is a link to a build: delete the folder " + c.Path)
 		}
+		images := imagesOf(c.Path)
 		if err := os.RemoveAll(c.Path); err != nil {
 			return fmt.Errorf("kernel cache: %w", err)
+		}
+		for _, image := range images {
+			if err := os.Remove(image); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("kernel cache: %w", err)
+			}
 		}
 		return nil
 	}
 	return fmt.Errorf("no kernel %q in the cache (hutch kernel list shows them)", name)
+}
+
+// imagesOf names the unpacked images of the kernels in a package folder. What cannot be read has none.
+func imagesOf(dir string) []string {
+	packed, err := kernelsIn(dir)
+	if err != nil {
+		return nil
+	}
+	images, err := cachedir.Dir(cacheRoot, imageDir)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, path := range packed {
+		f, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		if info, err := f.Stat(); err == nil {
+			if sum, err := contentHash(f, path, info); err == nil {
+				out = append(out, filepath.Join(images, sum))
+			}
+		}
+		f.Close()
+	}
+	return out
 }

@@ -32,6 +32,8 @@ var moduleConfig = map[string]string{
 }
 
 const (
+	// moduleList names the modules of a tree in the cache, one path a line: walking four thousand files costs more than a boot may.
+	moduleList  = "modules.hutch"
 	maxClosure  = 256 // modules in one closure
 	maxModTree  = 50_000
 	modinfoName = ".modinfo"
@@ -59,6 +61,17 @@ type moduleIndex struct {
 	builtin map[string]bool
 }
 
+// add enters the file p if it is a module.
+func (x *moduleIndex) add(p string) {
+	name := moduleName(path.Base(p))
+	if name == "" || !fs.ValidPath(p) {
+		return
+	}
+	if _, dup := x.files[name]; !dup || strings.HasPrefix(p, "updates/") { // updates/ wins, as in depmod
+		x.files[name] = p
+	}
+}
+
 func indexModules(tree fs.FS) (*moduleIndex, error) {
 	x := &moduleIndex{files: map[string]string{}, builtin: map[string]bool{}}
 	if b, err := fs.ReadFile(tree, "modules.builtin"); err == nil {
@@ -68,6 +81,12 @@ func indexModules(tree fs.FS) (*moduleIndex, error) {
 				x.builtin[name] = true
 			}
 		}
+	}
+	if list, err := fs.ReadFile(tree, moduleList); err == nil {
+		for _, p := range strings.Split(string(list), "\n") {
+			x.add(p)
+		}
+		return x, nil
 	}
 	n := 0
 	err := fs.WalkDir(tree, ".", func(p string, d fs.DirEntry, err error) error {
@@ -83,10 +102,8 @@ func indexModules(tree fs.FS) (*moduleIndex, error) {
 			}
 			return nil
 		}
-		if name := moduleName(d.Name()); name != "" && d.Type().IsRegular() {
-			if _, dup := x.files[name]; !dup || strings.HasPrefix(p, "updates/") { // updates/ wins, as in depmod
-				x.files[name] = p
-			}
+		if d.Type().IsRegular() {
+			x.add(p)
 		}
 		return nil
 	})
