@@ -14,7 +14,7 @@ func TestRingKeepsOrderAndBounds(t *testing.T) {
 		b := newRing(size)
 		var in, out byte
 		held := 0
-		for range 20000 {
+		for range 4000 {
 			p := make([]byte, r.IntN(size+10))
 			for i := range p {
 				p[i] = in + byte(i)
