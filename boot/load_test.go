@@ -164,6 +164,18 @@ func TestLoadDescribesHighMemoryAndKeepsTheInitramfsLow(t *testing.T) {
 	}
 }
 
+func TestLoadTellsWhenNoMemorySizeHelps(t *testing.T) {
+	k := testKernel(t, smallELF())
+	l := &loader{kernel: k, params: Params{Initrd: []Archive{{Name: "big", Data: bytes.NewReader(nil), Size: 2 << 30}}}}
+	var err error
+	if l.mem, err = virtio.NewMemory(virtio.Region{GPA: 0, Bytes: make([]byte, LowRAMLimit)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.measure(k.elf); !errors.Is(err, ErrBadParams) || errors.Is(err, ErrMemoryTooSmall) || !strings.Contains(err.Error(), "0x80000000") {
+		t.Fatalf("measure = %v", err)
+	}
+}
+
 func TestLoadRefusesWhatCannotWork(t *testing.T) {
 	k := testKernel(t, smallELF())
 	below := testKernel(t, testELF(testSegment{paddr: 0x9000, data: []byte("over the page tables")}))
@@ -179,7 +191,8 @@ func TestLoadRefusesWhatCannotWork(t *testing.T) {
 		text   string
 	}{
 		{"memory below the kernel", k, 8, Params{}, ErrMemoryTooSmall, "the kernel does not fit in 8 MiB, at least 41 MiB"},
-		{"initramfs too large", k, 64, Params{Initrd: sized(100 << 20)}, ErrMemoryTooSmall, "at least 141 MiB"},
+		{"initramfs too large", k, 64, Params{Initrd: sized(100 << 20)}, ErrMemoryTooSmall, "at least 241 MiB"},
+		{"initramfs cannot be unpacked", k, 64, Params{Initrd: sized(40 << 20)}, ErrMemoryTooSmall, "unpacked initramfs of 41943040 bytes does not fit in 64 MiB, at least 121 MiB"},
 		{"initramfs of absurd size", k, 64, Params{Initrd: sized(1 << 62)}, ErrMemoryTooSmall, "image.cpio"},
 		{"initramfs shorter than announced", k, 64, Params{Initrd: sized(5)}, ErrTruncated, "image.cpio"},
 		{"negative initramfs", k, 64, Params{Initrd: sized(-1)}, ErrBadParams, "image.cpio"},

@@ -91,23 +91,35 @@ func (l *loader) measure(img *elfImage) error {
 		total = alignUp(total, initrdAlign) + uint64(a.Size)
 	}
 	l.initrdLen = total
-	kernelEnd := alignUp(img.end, pageSize)
+	kernelEnd, room := alignUp(img.end, pageSize), alignUp(total, pageSize)
+	need := mib(kernelEnd + 2*room + workRoom)
 	if kernelEnd > l.lowEnd {
-		return &MemoryError{What: "the kernel", Have: size, Need: mib(kernelEnd + alignUp(total, pageSize) + workRoom)}
+		return &MemoryError{What: "the kernel", Have: size, Need: need}
 	}
 	top := min(l.lowEnd, uint64(l.kernel.initrdMax())+1)
-	if total == 0 {
-		return nil
+	if total > 0 && (kernelEnd >= top || room > top-kernelEnd) {
+		if top < l.lowEnd {
+			return fmt.Errorf("%w: an initramfs of %d bytes does not fit between the kernel, which ends at %#x, and %#x, the highest address this kernel takes it at",
+				ErrBadParams, total, kernelEnd, top)
+		}
+		return &MemoryError{What: fmt.Sprintf("an initramfs of %d bytes after the kernel", total), Have: size, Need: need}
 	}
-	if room := top - min(top, kernelEnd); alignUp(total, pageSize) > room {
-		return &MemoryError{What: fmt.Sprintf("an initramfs of %d bytes after the kernel", total), Have: size, Need: mib(kernelEnd + alignUp(total, pageSize) + workRoom)}
+	// The archive stays until all of it is unpacked into memory. With less than this the guest would panic in the middle.
+	if size < img.end-img.low+2*room+leastRoom {
+		return &MemoryError{What: fmt.Sprintf("the kernel with an unpacked initramfs of %d bytes", total), Have: size, Need: need}
 	}
-	l.initrd = (top - total) &^ (pageSize - 1)
+	if total > 0 {
+		l.initrd = (top - total) &^ (pageSize - 1)
+	}
 	return nil
 }
 
-// workRoom is what a kernel needs beside itself and its initramfs to reach user space: it is only part of the advice in MemoryError.
-const workRoom = 24 << 20
+const (
+	// leastRoom is what no kernel can do without beside itself and its initramfs; memory that lacks it is refused.
+	leastRoom = 6 << 20
+	// workRoom is what a kernel of a distribution needs to reach user space: it is part of the advice in MemoryError.
+	workRoom = 24 << 20
+)
 
 func alignUp(n, to uint64) uint64 { return (n + to - 1) &^ (to - 1) }
 
