@@ -259,8 +259,9 @@ func (s *connState) data(n uint32) actions {
 }
 
 // finished answers with RST once the guest shut both directions and the host
-// program has read everything: "…the connection can be closed by sending
-// VIRTIO_VSOCK_OP_RST" (§5.10.6.5).
+// program has read everything: "Clean disconnect is achieved by one or more
+// VIRTIO_VSOCK_OP_SHUTDOWN packets that indicate no more data will be sent and
+// received, followed by a VIRTIO_VSOCK_OP_RST response" (§5.10.6.5).
 func (s *connState) finished(a actions) actions {
 	if s.PeerShut != shutdownBoth || s.Rx.unread() != 0 {
 		return a
@@ -391,8 +392,9 @@ func (s *connState) next(space uint32) (op Op, n uint32) {
 	return OpCreditUpdate, 0
 }
 
-// header is the packet of next; "Each packet carries buf_alloc and fwd_cnt"
-// (§5.10.6.3.2). The caller fills in the addresses.
+// header is the packet of next. "All packets associated with a stream flow MUST
+// contain valid information in buf_alloc and fwd_cnt fields" (§5.10.6.3.2). The
+// caller fills in the addresses.
 func (s *connState) header(op Op, n uint32) Header {
 	h := Header{Len: n, Type: TypeStream, Op: op, BufAlloc: s.Rx.BufAlloc, FwdCnt: s.Rx.Consumed}
 	if op == OpShutdown {

@@ -30,7 +30,9 @@ var (
 // virtio.MMIO; use Listen and Dial.
 //
 // Concurrency: all methods are safe for any number of goroutines. One worker
-// goroutine runs while the guest's driver has the device started.
+// goroutine runs while the guest's driver has the device started. The
+// transport's interrupt and fault functions are called with the device locked:
+// they must return at once and not call back into it.
 type Device struct {
 	cfg  Config
 	life sync.Mutex    // serialises Activate, Reset and Close; before mu
@@ -122,9 +124,8 @@ func (d *Device) Activate(_ uint64, queues []*virtio.Queue, irq virtio.Interrupt
 // Notify implements virtio.Device. It never blocks: a vCPU thread calls it.
 func (d *Device) Notify(int) { wake(d.kick) }
 
-// Reset implements virtio.Device: "…all connections are reset" by our own rule:
-// a driver that starts over knows none of them, so each ends with ErrReset.
-// Listeners stay.
+// Reset implements virtio.Device. A driver that starts over knows none of the
+// connections, so each ends with ErrReset. Listeners stay.
 func (d *Device) Reset() {
 	d.life.Lock()
 	defer d.life.Unlock()
@@ -226,6 +227,7 @@ func (d *Device) nextTimer(w *worker) (at time.Time, ok bool) {
 	if d.run != w || d.broken != nil {
 		return at, false
 	}
+	defer d.catchLocked(w)
 	d.mux.expire()
 	d.flushLocked() // what expired has packets to send, which may arm timers
 	return d.mux.expire()

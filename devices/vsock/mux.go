@@ -151,9 +151,10 @@ func newMux(cfg Config, now func() time.Time) *mux {
 }
 
 // full says that no packet may be taken from the guest until replies were
-// delivered: "…the device MUST process tx while rx is full … using additional
-// resources; when exhausted it MAY wait" (§5.10.6.1.2, in our words). Each
-// packet costs at most one reply.
+// delivered: "The tx virtqueue MUST be processed even when the rx virtqueue is
+// full so long as there are additional resources available to hold packets
+// outside the rx virtqueue" (§5.10.6.1.2). These resources are the reply store
+// and, per connection, a few bits; each packet costs at most one of either.
 func (m *mux) full() bool { return m.replies.n >= replyStoreSize }
 
 // reply stores a RST for a packet of no connection.
@@ -250,7 +251,9 @@ func (m *mux) dial(guest uint32) (*endpoint, error) {
 			m.nextPort = firstEphemeral
 		}
 		// A pair is free only when its last use was reset or timed out, because
-		// conns holds it until then (§5.10.6.5).
+		// conns holds it until then: "neither peer reuses the (source,
+		// destination) address tuple for a new connection while the other peer
+		// is still processing the old connection" (§5.10.6.5).
 		if m.conns[k] == nil && m.listen[k.host] == nil {
 			break
 		}

@@ -124,7 +124,7 @@ func (h *Header) String() string {
 }
 
 // resetReply is the RST that answers h when no connection does: addresses
-// swapped, type echoed, no credit because there is no buffer (§5.10.6.4.1).
+// swapped, type echoed, no credit because there is no buffer (§5.10.6.4.2).
 func (h *Header) resetReply() Header {
 	return Header{
 		SrcCID: h.DstCID, DstCID: h.SrcCID,
@@ -151,12 +151,12 @@ const (
 func (h *Header) check(guestCID uint64, payload int) verdict {
 	switch {
 	case h.SrcCID != guestCID:
-		// "The driver MUST use the guest_cid configuration field as the source
-		// CID" (§5.10.6.4.1): forged, and nobody to answer.
+		// "The guest_cid configuration field MUST be used as the source CID when
+		// sending outgoing packets" (§5.10.6.4.1): forged, and nobody to answer.
 		return verdictDrop
 	case h.DstCID != HostCID, h.Type != TypeStream:
-		// "The device MUST send VIRTIO_VSOCK_OP_RST ... if a packet is received
-		// with an unknown type value" (§5.10.6.4.2). A RST is never answered.
+		// "A VIRTIO_VSOCK_OP_RST reply MUST be sent if a packet is received with
+		// an unknown type value" (§5.10.6.4.2). A RST is never answered.
 		if h.Op == OpRst {
 			return verdictDrop
 		}
