@@ -58,6 +58,8 @@ func TestMemoryBounds(t *testing.T) {
 		{0x4000, 0x1000, true}, {0x4fff, 1, true}, {0x5000, 1, false},
 		{0, 0, false}, {0, math.MaxUint64, false}, {0x1000, math.MaxUint64, false},
 		{0x1000, math.MaxUint64 - 0xfff, false}, // the sum wraps to 0
+		{0x1008, math.MaxUint64 - 7, false},     // offset plus length wraps to 0
+		{0x1008, math.MaxUint64 - 3, false},     // and to 4
 		{math.MaxUint64, 1, false}, {math.MaxUint64 - 7, 16, false}, {math.MaxUint64, math.MaxUint64, false},
 	} {
 		if got := m.Contains(c.gpa, c.n); got != c.want {
