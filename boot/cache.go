@@ -33,6 +33,7 @@ const (
 	imageDir   = "vmlinux"
 	hashDir    = "hash"
 	packageTag = "package.json"
+	tempPrefix = ".new-"
 )
 
 // CachedKernel is one entry of the cache.
@@ -91,14 +92,24 @@ func readPackageTag(dir string) (CachedKernel, error) {
 	return c, nil
 }
 
-// lockCache takes the lock under which entries are added.
+// lockCache takes the lock under which entries are added, and removes what a killed process left half done: whoever holds the lock knows that
+// nobody is at it.
 func lockCache(ctx context.Context) (root string, unlock func(), err error) {
 	root, err = cachedir.Dir(cacheRoot)
 	if err != nil {
 		return "", nil, err
 	}
 	unlock, err = cachedir.Lock(ctx, filepath.Join(root, "lock"))
-	return root, unlock, err
+	if err != nil {
+		return "", nil, err
+	}
+	for _, dir := range []string{debDir, imageDir} {
+		rests, _ := filepath.Glob(filepath.Join(escapeGlob(filepath.Join(root, dir)), tempPrefix+"*"))
+		for _, r := range rests {
+			_ = os.RemoveAll(r) // it only takes room
+		}
+	}
+	return root, unlock, nil
 }
 
 // contentHash returns the SHA-256 of a file, from the cache when the file's metadata is the one it was computed for.
@@ -135,7 +146,7 @@ func isHash(s string) bool {
 
 // writeAtomic writes a small file so that it is there wholly or not at all.
 func writeAtomic(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
 	if err != nil {
 		return err
 	}
@@ -190,7 +201,7 @@ func unpackedImage(ctx context.Context, path string, f *os.File, info os.FileInf
 		return image, nil // somebody else did it while we waited
 	}
 	say(fmt.Sprintf("unpacking %s (%s, %d MB)", path, bz.method.name, bz.unpackedLen/1e6))
-	out, err := os.CreateTemp(dir, ".new-*")
+	out, err := os.CreateTemp(dir, tempPrefix+"*")
 	if err != nil {
 		return "", fmt.Errorf("kernel cache: %w", err)
 	}
@@ -239,7 +250,7 @@ func importDeb(ctx context.Context, path string, say func(string), aliases ...st
 		return "", err
 	}
 	tag = CachedKernel{Name: control["Package"], Version: control["Version"], Added: time.Now().UTC()}
-	tmp, err := os.MkdirTemp(filepath.Join(root, debDir), ".new-*")
+	tmp, err := os.MkdirTemp(filepath.Join(root, debDir), tempPrefix+"*")
 	if err != nil {
 		return "", fmt.Errorf("kernel cache: %w", err)
 	}

@@ -205,6 +205,68 @@ func TestDamagedCacheEntryIsUnpackedAgain(t *testing.T) {
 	}
 }
 
+func TestRestsOfAKilledProcessAreRemoved(t *testing.T) {
+	cache := testCache(t)
+	writeFile(t, filepath.Join(cache, "kernels/vmlinux/.new-1"), []byte("half"))
+	writeFile(t, filepath.Join(cache, "kernels/deb/.new-2/boot/vmlinuz"), []byte("half"))
+	k, err := Open(context.Background(), writeFile(t, filepath.Join(t.TempDir(), "vmlinuz"), bzImageOf(t, "zstd", smallELF())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Close()
+	if l := leftovers(t, cache); len(l) != 0 {
+		t.Errorf("still there: %v", l)
+	}
+}
+
+// TestOneByteMutations changes every byte of a kernel in turn: what is accepted has to be loadable, what is not has to be typed.
+func TestOneByteMutations(t *testing.T) {
+	elf := testELF(testSegment{paddr: 0x100_0000, data: []byte("text"), memsz: 0x100})
+	for _, method := range []string{"gzip", "zstd", "lz4"} {
+		img := bzImageOf(t, method, elf)
+		from := (2+1)*512 + 0x40 // the payload
+		if method == "gzip" {
+			from = 0 // the header is the same for all
+		}
+		for off := from; off < len(img); off++ {
+			for _, v := range []byte{0x01, 0x80, 0xff} {
+				old := img[off]
+				img[off] ^= v
+				err := tryImage(img)
+				img[off] = old
+				if err == nil {
+					continue
+				}
+				var f *FormatError
+				var a *ArchError
+				if !errors.As(err, &f) && !errors.As(err, &a) {
+					t.Fatalf("%s: byte %#x xor %#x: untyped error %v", method, off, v, err)
+				}
+			}
+		}
+		if err := tryImage(img); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func tryImage(img []byte) error {
+	r := bytes.NewReader(img)
+	if _, err := sniff("f", r, int64(len(img))); err != nil {
+		return err
+	}
+	bz, err := parseBzImage("f", r, int64(len(img)))
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	if err := bz.unpack(&out, r); err != nil {
+		return err
+	}
+	_, err = parseELF("f", bytes.NewReader(out.Bytes()), int64(out.Len()), "amd64")
+	return err
+}
+
 func TestCompareVersions(t *testing.T) {
 	order := []string{"vmlinuz-5.10.0-9", "vmlinuz-5.10.0-28", "vmlinuz-6.1.0-9-cloud", "vmlinuz-6.1.0-10-cloud", "vmlinuz-6.9.0", "vmlinuz-6.12.0"}
 	for i, a := range order {

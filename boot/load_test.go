@@ -148,34 +148,6 @@ func TestEntryStateIsThatOfTheBootProtocol(t *testing.T) {
 	}
 }
 
-func TestLoadDescribesHighMemoryAndKeepsTheInitramfsLow(t *testing.T) {
-	k := testKernel(t, smallELF())
-	l := &loader{kernel: k, params: Params{Initrd: []Archive{{Name: "big", Data: bytes.NewReader(nil), Size: 100 << 20}}}}
-	var err error
-	// Address space only: the pages are never touched.
-	if l.mem, err = virtio.NewMemory(virtio.Region{GPA: 0, Bytes: make([]byte, LowRAMLimit)}, virtio.Region{GPA: HighRAMBase, Bytes: make([]byte, 1<<20)}); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.measure(k.elf); err != nil {
-		t.Fatal(err)
-	}
-	if l.initrd+l.initrdLen > 0x8000_0000 || l.initrd < 0x7000_0000 || l.high != 1<<20 || l.lowEnd != LowRAMLimit {
-		t.Errorf("%+v", l)
-	}
-}
-
-func TestLoadTellsWhenNoMemorySizeHelps(t *testing.T) {
-	k := testKernel(t, smallELF())
-	l := &loader{kernel: k, params: Params{Initrd: []Archive{{Name: "big", Data: bytes.NewReader(nil), Size: 2 << 30}}}}
-	var err error
-	if l.mem, err = virtio.NewMemory(virtio.Region{GPA: 0, Bytes: make([]byte, LowRAMLimit)}); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.measure(k.elf); !errors.Is(err, ErrBadParams) || errors.Is(err, ErrMemoryTooSmall) || !strings.Contains(err.Error(), "0x80000000") {
-		t.Fatalf("measure = %v", err)
-	}
-}
-
 func TestLoadRefusesWhatCannotWork(t *testing.T) {
 	k := testKernel(t, smallELF())
 	below := testKernel(t, testELF(testSegment{paddr: 0x9000, data: []byte("over the page tables")}))
