@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,7 +34,11 @@ const maxFree = 32
 type cgroup struct {
 	path string
 	dir  *os.File
-	ooms int64 // oom_kill of memory.events when it was last read
+	// killed: never used again. Linux 6.12 to 6.18 at least compare the count of
+	// cgroup.kill writes of the parent's cgroup with the new one's at a clone
+	// into a cgroup, and kill the child at once if they differ.
+	killed atomic.Bool
+	ooms   int64 // oom_kill of memory.events when it was last read
 }
 
 // newCgroups prepares root, which must be a directory of a cgroup v2 mount that
@@ -101,7 +106,7 @@ func (g *cgroups) collect(n int) {
 			continue
 		}
 		g.busy = append(g.busy[:i], g.busy[i+1:]...)
-		if len(g.free) < maxFree {
+		if len(g.free) < maxFree && !c.killed.Load() {
 			g.free = append(g.free, c)
 		} else {
 			g.remove(c)
@@ -139,6 +144,7 @@ func (c *cgroup) fd() int { return int(c.dir.Fd()) }
 // kill sends SIGKILL to every process in the cgroup, also those that left the
 // process group and the session.
 func (c *cgroup) kill() {
+	c.killed.Store(true)
 	if os.WriteFile(filepath.Join(c.path, "cgroup.kill"), []byte("1"), 0) == nil {
 		return
 	}

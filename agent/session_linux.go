@@ -24,9 +24,10 @@ type session struct {
 	ctx context.Context
 
 	child  *child
-	cgroup *cgroup  // nil = none
-	tty    *os.File // our duplicate of the terminal, for resizing; nil without TTY
-	stdin  *inCopy  // nil = /dev/null
+	cgMu   sync.Mutex // a killer must not meet the cgroup's next exec
+	cgroup *cgroup    // nil = none, or given back
+	tty    *os.File   // our duplicate of the terminal, for resizing; nil without TTY
+	stdin  *inCopy    // nil = /dev/null
 	outs   []*outCopy
 	begun  time.Time
 
@@ -65,16 +66,26 @@ func (s *session) run() {
 		e.Stdin = s.stdin.n.Load()
 	}
 	s.drain(e)
-	if s.killed.Load() && s.cgroup != nil {
-		s.cgroup.kill()
-	}
-	if s.cgroup != nil {
-		s.a.cgroups.release(s.cgroup)
-	}
+	s.leaveCgroup()
 	if s.tty != nil {
 		s.tty.Close()
 	}
 	s.x.Drained(e)
+}
+
+// leaveCgroup gives the cgroup back. What a killed exec left there dies; what
+// one that ended by itself left goes on.
+func (s *session) leaveCgroup() {
+	s.cgMu.Lock()
+	defer s.cgMu.Unlock()
+	if s.cgroup == nil {
+		return
+	}
+	if s.killed.Load() {
+		s.cgroup.kill()
+	}
+	s.a.cgroups.release(s.cgroup)
+	s.cgroup = nil
 }
 
 // exit makes the exit record of the reaped child.
@@ -171,8 +182,10 @@ func (s *session) terminate(grace time.Duration) {
 
 // killTree kills everything that the exec started.
 func (s *session) killTree() {
+	s.cgMu.Lock()
 	if s.cgroup != nil {
 		s.cgroup.kill()
 	}
+	s.cgMu.Unlock()
 	_ = s.child.signal(unix.SIGKILL, true)
 }

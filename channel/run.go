@@ -321,6 +321,9 @@ func (o *outCopy) copy(p *Process) {
 		}
 		if err != nil {
 			o.err = err
+			if w, ok := o.w.(interface{ EndOfStream() }); ok && err == io.EOF {
+				w.EndOfStream() // a pipe's reader learns of the end before the exec is over
+			}
 			return
 		}
 	}
