@@ -153,3 +153,35 @@ func TestMalformedRingBreaksTheQueue(t *testing.T) {
 		})
 	}
 }
+
+// A5: one broken queue, or a device's own error, stops all queues.
+func TestOneBrokenQueueStopsThemAll(t *testing.T) {
+	for _, byDevice := range []bool{false, true} {
+		p := newProbe(8, 8)
+		d := virtiotest.New(t, p)
+		var heard []error
+		d.MMIO.SetFaultHandler(func(err error) { heard = append(heard, err) })
+		d.Start(0)
+		cause := errors.New("the device's own")
+		for i := range 2 {
+			d.Queue(i).Post(virtiotest.Out(ok, 4))
+		}
+		c := pop(t, p.queues[1])
+		if byDevice {
+			p.irq.NeedsReset(cause)
+			p.irq.NeedsReset(errors.New("a second one is not heard"))
+		} else {
+			d.Queue(0).SetAvailIdx(100)
+			_, _, cause = p.queues[0].Pop()
+		}
+		if _, got, err := p.queues[1].Pop(); got || !errors.Is(err, virtio.ErrStopped) {
+			t.Errorf("by device %v: Pop of the other queue = %v, %v, want ErrStopped", byDevice, got, err)
+		}
+		if err := p.queues[1].AddUsed(c.Head(), 0); !errors.Is(err, virtio.ErrStopped) {
+			t.Errorf("by device %v: AddUsed on the other queue = %v, want ErrStopped", byDevice, err)
+		}
+		if len(heard) != 1 || !errors.Is(heard[0], cause) || d.Interrupts() != 1 {
+			t.Errorf("by device %v: heard %v with %d interrupts, want %v with 1", byDevice, heard, d.Interrupts(), cause)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package virtio_test
 
 import (
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -163,6 +164,73 @@ func TestNoWakeupIsLost(t *testing.T) {
 		}
 	}
 }
+
+// C22, §2.7.10, the litmus test of it: driver and device take their step at the
+// same time, over and over. The device enables notifications and looks again; the
+// driver offers a buffer and looks whether to notify. At least one must see the
+// other. Without a full barrier between the device's store and its load, both
+// miss now and then.
+func TestEnablingNotificationsRacesWithTheDriver(t *testing.T) {
+	for _, feat := range []uint64{0, virtio.FeatureRingEventIdx} {
+		d, _, dq, q := start(t, feat, 8)
+		dq.SetDesc(0, virtiotest.Desc{Addr: ok, Len: 4})
+		event := dq.Used + 4 + 8*8
+		var turn, ready atomic.Int64
+		var kicked atomic.Bool
+		stop := make(chan struct{})
+		go func() { // the driver
+			defer close(stop)
+			for i := int64(1); ; i++ {
+				for n := 0; turn.Load() < i; n++ {
+					if n > 100 {
+						runtime.Gosched()
+					}
+				}
+				if turn.Load() == litmusEnd {
+					return
+				}
+				_ = d.Mem.StoreUint32(dq.Avail, uint32(uint16(i))<<16)
+				if feat == 0 {
+					w, _ := d.Mem.LoadUint32(dq.Used)
+					kicked.Store(w&1 == 0)
+				} else {
+					w, _ := d.Mem.LoadUint16(event)
+					kicked.Store(uint16(i)-w-1 < 1)
+				}
+				ready.Store(i)
+			}
+		}()
+		lost, i := 0, int64(0)
+		for begin := time.Now(); i < 3_000_000 && (i%1024 != 0 || time.Since(begin) < time.Second); {
+			i++
+			q.DisableNotifications()
+			turn.Store(i)
+			for range i % 64 * 16 { // vary who is first, by some 300 ns
+				runtime.KeepAlive(i)
+			}
+			pending := q.EnableNotifications()
+			for n := 0; ready.Load() < i; n++ {
+				if n > 100 {
+					runtime.Gosched()
+				}
+			}
+			if !pending && !kicked.Load() {
+				lost++
+			}
+			if err := q.AddUsed(pop(t, q).Head(), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		turn.Store(litmusEnd)
+		<-stop
+		t.Logf("features %#x: %d turns", feat, i)
+		if lost != 0 {
+			t.Errorf("features %#x: %d of %d wake-ups lost", feat, lost, i)
+		}
+	}
+}
+
+const litmusEnd = 1 << 62
 
 // worker is a device with a real worker goroutine per queue: it writes 8 bytes
 // into each chain.
