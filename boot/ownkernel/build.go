@@ -220,7 +220,7 @@ func (b *build) compile(ctx context.Context, deb, work, out string) error {
 		return err
 	}
 	b.opts.Progress(fmt.Sprintf("compiling with %d jobs", b.opts.Jobs))
-	if err := c.make(ctx, "compile", nil, "vmlinux"); err != nil {
+	if err := c.make(ctx, opCompile, nil, "vmlinux"); err != nil {
 		return err
 	}
 	if err := c.strip(ctx, filepath.Join(out, "vmlinux")); err != nil {

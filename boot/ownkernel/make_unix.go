@@ -22,6 +22,7 @@ const (
 	reportEvery = 10 * time.Second
 	// usualObjects is about how many steps the compilation has, for the progress lines only.
 	usualObjects = 1550
+	opCompile    = "compile"
 )
 
 // fixed makes the result independent of who builds it, where and when.
@@ -98,7 +99,11 @@ func (c *compiler) follow(out io.Reader, op string) string {
 				lines = append(lines[:0], lines[40:]...)
 			}
 			if now := time.Now(); now.After(next) {
-				c.progress(fmt.Sprintf("%s: %d of about %d steps, %s", op, steps, max(usualObjects, steps), now.Sub(start).Round(time.Second)))
+				text := fmt.Sprintf("%s: %d steps, %s", op, steps, now.Sub(start).Round(time.Second))
+				if op == opCompile {
+					text = fmt.Sprintf("%s: %d of about %d steps, %s", op, steps, max(usualObjects, steps), now.Sub(start).Round(time.Second))
+				}
+				c.progress(text)
 				next = now.Add(reportEvery)
 			}
 		}

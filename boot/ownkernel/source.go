@@ -33,7 +33,7 @@ func wanted(name string) bool {
 	}
 	if rest, ok := strings.CutPrefix(name, "arch/"); ok && strings.Contains(rest, "/") {
 		dir, _, _ := strings.Cut(rest, "/")
-		return dir == map[string]string{"amd64": "x86"}[runtime.GOARCH]
+		return dir == map[string]string{"amd64": "x86"}[runtime.GOARCH] || strings.HasPrefix(path.Base(name), "Kconfig")
 	}
 	for _, dir := range unusedFolders {
 		if strings.HasPrefix(name, dir) {

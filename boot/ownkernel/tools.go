@@ -50,9 +50,11 @@ func findTools(ctx context.Context, work string, progress func(string)) (*tools,
 	return t, nil
 }
 
-// probe is a program that needs what the host programs of a kernel build need.
+// probe is a program that needs what the host programs of a kernel build need. It names a function that a static libelf has only with zlib,
+// which those programs do not ask for.
 const probe = "#include <stdio.h>\n#include <stdlib.h>\n#include <limits.h>\n#include <gelf.h>\n" +
-	"int main(void) { return elf_version(EV_CURRENT) == EV_NONE || printf(\"works\\n\") < 0; }\n"
+	"void *volatile use = (void *)elf_compress;\n" +
+	"int main(void) { return elf_version(EV_CURRENT) == EV_NONE || !use || printf(\"works\\n\") < 0; }\n"
 
 // check reports what is missing: a program, or something that compiling, linking and running a program takes.
 func (t *tools) check(ctx context.Context, work string) error {
@@ -105,7 +107,7 @@ func wrapCompiler(tree *debpkg.Tree, work string) (string, error) {
 	}
 	for _, dir := range tree.LibDirs() {
 		args = append(args, quote("-B"+dir), quote("-L"+dir))
-		if err := relocateLibc(tree, dir, libs); err != nil {
+		if err := errors.Join(relocateLibc(tree, dir, libs), completeLinks(tree, dir, libs)); err != nil {
 			return "", err
 		}
 	}
@@ -128,6 +130,36 @@ func relocateLibc(tree *debpkg.Tree, dir, libs string) error {
 		}
 	}
 	return os.WriteFile(filepath.Join(libs, "libc.so"), []byte(strings.Join(words, " ")+"\n"), 0o644)
+}
+
+// completeLinks repairs the links by which the linker finds shared libraries (libelf.so to libelf.so.1): they come with the headers, and lead
+// nowhere when the library itself is the system's and not in the tree.
+func completeLinks(tree *debpkg.Tree, dir, libs string) error {
+	links, _ := filepath.Glob(filepath.Join(dir, "lib*.so")) // a folder name with special characters finds nothing: the check says so
+	for _, link := range links {
+		target, err := os.Readlink(link)
+		if err != nil {
+			continue // a real file
+		}
+		if _, err := os.Stat(link); err == nil {
+			continue
+		}
+		below, err := filepath.Rel(tree.Root, dir)
+		if err != nil {
+			return err
+		}
+		for _, base := range []string{below, strings.TrimPrefix(below, "usr/")} {
+			real := filepath.Join("/", base, filepath.Base(target))
+			if _, err := os.Stat(real); err != nil {
+				continue
+			}
+			if err := os.Symlink(real, filepath.Join(libs, filepath.Base(link))); err != nil && !errors.Is(err, os.ErrExist) {
+				return err
+			}
+			break
+		}
+	}
+	return nil
 }
 
 // quote makes s one word of a shell command.
