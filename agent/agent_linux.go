@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -100,7 +101,11 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, opt Options) error {
 // Serve talks to one host over conn until the connection or ctx ends. Execs of
 // that host are killed then, and conn is closed. It returns nil if the host
 // asked for shutdown, and otherwise why it ended, which is never nil.
+//
+// conn.Close must unblock Read and Write: an *os.File must be in Go's poller,
+// which is so if its descriptor was non-blocking at os.NewFile.
 func (a *Agent) Serve(ctx context.Context, conn io.ReadWriteCloser) error {
+	closeOnExec(conn)
 	h := &handler{a: a}
 	err := channel.Serve(ctx, conn, h, channel.ServerConfig{
 		Hello: channel.Hello{
@@ -114,6 +119,16 @@ func (a *Agent) Serve(ctx context.Context, conn io.ReadWriteCloser) error {
 		return nil
 	}
 	return err
+}
+
+// closeOnExec keeps the connection from the processes that the agent starts: one
+// that held it could speak for the agent and keep it open after its death.
+func closeOnExec(conn any) {
+	if sc, ok := conn.(syscall.Conn); ok {
+		if rc, err := sc.SyscallConn(); err == nil {
+			_ = rc.Control(func(fd uintptr) { unix.CloseOnExec(int(fd)) })
+		}
+	}
 }
 
 // handler serves one connection.

@@ -141,12 +141,12 @@ func TestPingFloodCostsNothing(t *testing.T) {
 
 func TestFramesForAResetStreamAreDropped(t *testing.T) {
 	c, guest := fakeAgent(t)
-	go func() {
-		guest.Write(frame(frameWindow, flagACK, 1, 0))
-		io.Copy(io.Discard, guest)
-	}()
+	go io.Copy(io.Discard, guest)
 	s, err := c.mux.OpenStream()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := guest.Write(frame(frameWindow, flagACK, 1, 0)); err != nil {
 		t.Fatal(err)
 	}
 	c.guard.reset(s.StreamID())
@@ -158,7 +158,7 @@ func TestFramesForAResetStreamAreDropped(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if c.Err() != nil || c.mux.NumStreams() != 0 {
+	if c.Err() != nil || c.mux.NumStreams() != 0 || c.guard.open(1) {
 		t.Fatalf("%v, %d streams", c.Err(), c.mux.NumStreams())
 	}
 }
@@ -232,7 +232,6 @@ func TestHostileControlMessages(t *testing.T) {
 			c, guest := fakeAgent(t)
 			go io.Copy(io.Discard, guest)
 			go func() {
-				time.Sleep(time.Millisecond) // frames for stream 1 before it is open would be another violation
 				for !opened(c, 1) {
 					runtime.Gosched()
 				}
