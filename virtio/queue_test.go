@@ -132,7 +132,7 @@ func TestChainPartsAreSeparate(t *testing.T) {
 }
 
 // C25: empty buffers and the very edges of RAM are fine.
-func TestChainAcceptsEdgesAndEmptyBuffers(t *testing.T) {
+func TestChainAcceptsEmptyBuffersAtTheEdges(t *testing.T) {
 	_, _, dq, q := start(t, 0, 256)
 	dq.Post(virtiotest.Out(0x10000, 1), virtiotest.Out(0, 0), virtiotest.In(ramEnd-1, 1), virtiotest.In(^uint64(0), 0))
 	if c := pop(t, q); c.ReadableLen() != 1 || c.WritableLen() != 1 {
