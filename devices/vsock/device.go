@@ -53,7 +53,8 @@ type worker struct {
 	rx, tx, event *virtio.Queue
 	irq           virtio.Interrupt
 	stop, done    chan struct{}
-	txHeader      [HeaderSize]byte
+	txRaw         [HeaderSize]byte // scratch of receive
+	txHeader      Header
 }
 
 // New makes a device for one guest. It starts nothing: there is no goroutine
@@ -302,11 +303,11 @@ func (d *Device) receive(w *worker, c *virtio.Chain) (full bool) {
 		return false
 	}
 	// Copied once: the guest may be changing it right now.
-	if _, err := c.ReadAt(w.txHeader[:], 0); err != nil {
+	if _, err := c.ReadAt(w.txRaw[:], 0); err != nil {
 		return false // stopped: the next Pop says so
 	}
-	h := DecodeHeader(w.txHeader[:])
-	ep, n, full := d.dispatch(w, &h, c.ReadableLen()-HeaderSize)
+	w.txHeader = DecodeHeader(w.txRaw[:])
+	ep, n, full := d.dispatch(w, &w.txHeader, c.ReadableLen()-HeaderSize)
 	if n == 0 {
 		return full
 	}

@@ -98,6 +98,9 @@ func (c *Conn) data(payload []byte) {
 		c.g.violation("RW after SHUTDOWN(SEND)")
 	}
 	c.received += uint32(len(payload))
+	if len(c.buf)+len(payload) > cap(c.buf) {
+		c.buf = append(make([]byte, 0, 2*guestBufAlloc), c.buf...)
+	}
 	c.buf = append(c.buf, payload...)
 	c.packets = append(c.packets, len(payload))
 	if uint32(len(c.buf)) > guestBufAlloc || c.received-c.told > guestBufAlloc {
@@ -113,16 +116,14 @@ func (c *Conn) data(payload []byte) {
 
 // take removes n unread bytes.
 func (c *Conn) take(n int) {
-	c.buf = c.buf[n:]
-	if len(c.buf) == 0 {
-		c.buf = nil
-	}
+	// Moved down rather than re-sliced: no garbage while streaming.
+	c.buf = c.buf[:copy(c.buf, c.buf[n:])]
 	c.fwd += uint32(n)
 	for n > 0 {
 		k := min(n, c.packets[0])
 		n -= k
 		if c.packets[0] -= k; c.packets[0] == 0 {
-			c.packets = c.packets[1:]
+			c.packets = c.packets[:copy(c.packets, c.packets[1:])]
 		}
 	}
 }
