@@ -112,7 +112,7 @@ func handshake(ctx context.Context, conn net.Conn, timeout time.Duration) (*Hell
 
 func exchangeHello(conn net.Conn) (*Hello, error) {
 	fail := func(msg string, err error) (*Hello, error) {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
+		if err != nil && !errors.Is(err, errMalformed) && !errors.Is(err, errFrameSize) {
 			return nil, fmt.Errorf("channel: handshake: %s: %w: %w", msg, ErrAgentLost, err)
 		}
 		return nil, &ProtocolError{Op: "handshake", Msg: msg, Err: err}

@@ -52,6 +52,9 @@ func mustDecMode(maxArray int) cbor.DecMode {
 // errFrameSize is wrapped by readFrame for a length over the cap.
 var errFrameSize = errors.New("message length over the limit")
 
+// errMalformed is wrapped by readFrame for a body that does not decode.
+var errMalformed = errors.New("malformed message")
+
 // appendFrame appends the framed encoding of v, which must be a wire struct.
 func appendFrame[T any](b []byte, v *T) ([]byte, error) {
 	p, err := encMode.Marshal(v)
@@ -119,7 +122,7 @@ func readGrowing(r io.Reader, n int) ([]byte, error) {
 // decodeFrame decodes a message body.
 func decodeFrame[T any](p []byte, mode cbor.DecMode, v *T) error {
 	if err := mode.Unmarshal(p, v); err != nil {
-		return fmt.Errorf("malformed message of %d bytes: %w", len(p), err)
+		return fmt.Errorf("%w of %d bytes: %w", errMalformed, len(p), err)
 	}
 	return nil
 }
