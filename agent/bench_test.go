@@ -5,6 +5,7 @@ package agent_test
 import (
 	"context"
 	"io"
+	"os/exec"
 	"strconv"
 	"testing"
 
@@ -26,6 +27,15 @@ func BenchmarkExecTrue(b *testing.B) {
 			b.Fatal(err)
 		}
 		if _, err := p.Wait(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkOSExecTrue is what the host itself takes: compare with ExecTrue.
+func BenchmarkOSExecTrue(b *testing.B) {
+	for b.Loop() {
+		if err := exec.Command("true").Run(); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -178,7 +178,9 @@ func (g *guard) deliver(buf []byte) (used int, err error) {
 		if pass {
 			g.compact()
 			g.ready = h.append(g.ready)
-			g.ready = append(g.ready, buf[used+frameHeaderSize:used+n]...)
+			// A reset was rewritten and has no body any more: what followed
+			// it must not be read as frames.
+			g.ready = append(g.ready, buf[used+frameHeaderSize:used+frameHeaderSize+h.bodyLen()]...)
 			g.cond.Broadcast()
 		}
 		used += n

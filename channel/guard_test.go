@@ -304,6 +304,7 @@ func FuzzGuard(f *testing.F) {
 	f.Add(append(frame(frameData, flagACK, 1, 2, 'h', 'i'), frame(frameWindow, flagFIN, 1, 0)...))
 	f.Add(frame(framePing, flagSYN, 0, 1))
 	f.Add(frame(frameWindow, flagRST, 3, 0))
+	f.Add(frame(frameData, flagRST, 1, 2, '0', '0')) // a reset with a body once smuggled it past the guard
 	f.Fuzz(func(t *testing.T, b []byte) {
 		g := &guard{streams: make(map[uint32]*guardStream)}
 		g.cond.L = &g.mu
