@@ -109,7 +109,7 @@ func TestImportsAtOnceShareOneEntry(t *testing.T) {
 	}
 }
 
-func TestBadDebsGiveTypedErrorsAndLeaveNothing(t *testing.T) {
+func TestBadDebsGiveTypedErrors(t *testing.T) {
 	good := testDeb(t, "linux-image-test", "", "gzip", kernelTar(t))
 	edit := func(off int, v string) []byte {
 		b := append([]byte(nil), good...)

@@ -104,7 +104,7 @@ func TestOwnKernelIsOneWithoutACPI(t *testing.T) {
 	}
 }
 
-func TestNoKernelListsEveryStepAndOneFix(t *testing.T) {
+func TestNoKernelListsEveryStep(t *testing.T) {
 	testCache(t)
 	t.Setenv(EnvKernel, "")
 	root := hostTree(t, "6.5.0", map[string][]byte{"boot/vmlinuz-6.5.0": []byte("garbage!")})

@@ -20,7 +20,7 @@ func addressSpace(t *testing.T, n int) []byte {
 	return b
 }
 
-func TestLoadDescribesHighMemoryAndKeepsTheInitramfsLow(t *testing.T) {
+func TestInitramfsStaysBelowTheKernelsLimit(t *testing.T) {
 	k := testKernel(t, smallELF())
 	l := &loader{kernel: k, params: Params{Initrd: []Archive{{Name: "big", Data: bytes.NewReader(nil), Size: 100 << 20}}}}
 	var err error
