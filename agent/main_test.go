@@ -22,15 +22,21 @@ import (
 	"github.com/hutchvm/hutch/channel"
 )
 
-// agentEnv makes the test binary serve as an agent on file descriptor 3.
+// agentEnv makes the test binary serve as an agent on file descriptor 3; with
+// the value "init" it adopts and reaps orphans like process 1.
 const agentEnv = "HUTCH_TEST_AGENT"
 
 // longTime bounds what must happen; nothing here waits for it to pass.
 const longTime = 60 * time.Second
 
 func TestMain(m *testing.M) {
-	if os.Getenv(agentEnv) == "1" {
-		err := agent.Serve(context.Background(), os.NewFile(3, "conn"), agent.Options{})
+	if mode := os.Getenv(agentEnv); mode != "" {
+		_ = unix.SetNonblock(3, true)
+		serve := agent.Serve
+		if mode == "init" {
+			serve = agent.ServeReaping
+		}
+		err := serve(context.Background(), os.NewFile(3, "conn"), agent.Options{})
 		fmt.Fprintln(os.Stderr, "agent:", err)
 		os.Exit(3)
 	}
@@ -87,9 +93,14 @@ func connectOver(t testing.TB, conn net.Conn, end io.ReadWriteCloser, opt agent.
 // connectProcess runs an agent in a process of its own.
 func connectProcess(t testing.TB) (*channel.Client, *exec.Cmd) {
 	t.Helper()
+	return connectMode(t, "own")
+}
+
+func connectMode(t testing.TB, mode string) (*channel.Client, *exec.Cmd) {
+	t.Helper()
 	conn, end := socketpair(t)
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), agentEnv+"=1")
+	cmd.Env = append(os.Environ(), agentEnv+"="+mode)
 	cmd.ExtraFiles = []*os.File{end}
 	cmd.Stderr = io.Discard
 	if err := cmd.Start(); err != nil {

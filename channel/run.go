@@ -18,7 +18,6 @@ const lostWait = 500 * time.Millisecond
 
 // run is the life of an exec on the host.
 func (p *Process) run(frames map[streamKind][]byte) {
-	defer p.c.unregister(p)
 	ch := make(chan error, 1)
 	received := true
 	// The work is in a goroutine of its own because opening streams and
@@ -36,12 +35,16 @@ func (p *Process) run(frames map[streamKind][]byte) {
 			received = false
 		}
 	}
+	if received {
+		p.c.unregister(p) // before finish: the ID is free when Wait returns
+		p.finish(err)
+		return
+	}
 	p.finish(err)
 	// The session counts until its streams are gone, so that a frozen guest
 	// and a caller in a loop cannot pile them up.
-	if !received {
-		<-ch
-	}
+	<-ch
+	p.c.unregister(p)
 }
 
 // work opens the streams, copies and reads the control stream to its end.
