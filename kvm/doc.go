@@ -49,6 +49,7 @@
 // The ABI, CPUID and error tests need nothing. The others run payloads of a few
 // instructions on /dev/kvm; they are skipped without one, and fail instead if
 // HUTCH_REQUIRE_KVM=1. They need no Linux guest, so they pass on an interpreting KVM too.
+// In the lab use -short: an emulated hypervisor needs most of a second for a VM or a stop.
 // testdata/kvm_abi.tsv is made by testdata/abi.c from <linux/kvm.h>; its first lines say how.
 //
 // Source of all that is said about ioctls: the kernel's Documentation/virt/kvm/api.rst,

@@ -13,7 +13,7 @@ import (
 
 // patience is how long a test waits for what normally takes well under a millisecond:
 // the tests also run in a VM whose hypervisor is itself emulated.
-const patience = time.Minute
+const patience = 5 * time.Minute
 
 // open returns the host's KVM. Without one the test is skipped, or fails if
 // HUTCH_REQUIRE_KVM=1 says that there has to be one.

@@ -181,7 +181,11 @@ func TestKickLetsRunGoOn(t *testing.T) {
 		}
 	}}
 	done := start(r.cpu, h)
-	for range 100 {
+	kicks := 100
+	if testing.Short() {
+		kicks /= 10
+	}
+	for range kicks {
 		r.cpu.Kick()
 		select {
 		case <-seen:
@@ -209,7 +213,11 @@ func TestLeftoverImmediateExitCostsOneRound(t *testing.T) {
 // ends, and none ends without a Stop.
 func TestConcurrentKicksAndStops(t *testing.T) {
 	r := newRig(t, false, pioStorm)
-	for range 100 {
+	rounds := 100
+	if testing.Short() {
+		rounds /= 10
+	}
+	for range rounds {
 		done := start(r.cpu, noDevices{})
 		var askers sync.WaitGroup
 		for range 4 {

@@ -121,7 +121,8 @@ func TestProbeOfThisHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%v in %v", p, time.Since(begin))
-	if p.Err == nil && (p.Instructions <= 0 || p.Instructions > 2*probeLoops || p.Elapsed <= 0) {
+	// None at all is possible: an emulated hypervisor may need 20 ms to enter the guest.
+	if p.Err == nil && (p.Instructions < 0 || p.Instructions > 2*probeLoops || p.Elapsed <= 0) {
 		t.Errorf("%d instructions in %v", p.Instructions, p.Elapsed)
 	}
 	// True of every machine we test on: those without the flag have an interpreting KVM.

@@ -111,7 +111,7 @@ func (c *VCPU) request(bit uint32) {
 
 // kickTimeout bounds the wait for a kernel that does not react to signals; the request
 // stays set, and Run honours it if the kernel ever comes back.
-const kickTimeout = 10 * time.Second
+const kickTimeout = time.Minute
 
 // setImmediateExit touches the mapping only while it is known to be there.
 func (c *VCPU) setImmediateExit() bool {

@@ -262,7 +262,11 @@ func TestMemorySlotCanBeRemoved(t *testing.T) {
 }
 
 func TestCloseEndsARunningVM(t *testing.T) {
-	for range 20 {
+	rounds := 20
+	if testing.Short() {
+		rounds = 5
+	}
+	for range rounds {
 		r := newRig(t, false, spin)
 		done := start(r.cpu, noDevices{})
 		runtime.Gosched()
