@@ -54,6 +54,7 @@ type Image struct {
 // The first build takes half a minute and fetches modules through the Go command; a changed agent takes seconds; an unchanged one starts
 // no process at all: it is recognised by the names, sizes and times of its source files. hutch's source is found through the running
 // program's debug information, the module cache or the current folder's module, so this works in a program that uses hutch as a library.
+// A program that knows none of them (built with -trimpath from a working copy, run elsewhere) gets the image that was built last.
 // Processes and goroutines that ask for the same image wait for one another.
 //
 // Errors: ErrNoToolchain, ErrNoSource, a *BuildError with the tool's output, ctx.Err wrapped, or those of the file system. A failed build
@@ -76,6 +77,10 @@ func Base(ctx context.Context, opts Options) (*Image, error) {
 			return nil, err
 		}
 	} else if b.module, err = locateModule(ctx, b.goTool, opts.ModuleDir); err != nil {
+		if img := b.latest(); img != nil && opts.ModuleDir == "" && ctx.Err() == nil {
+			b.progress("hutch's source not found from here: taking the guest image built last")
+			return img, nil
+		}
 		return nil, errors.Join(noGo, err)
 	}
 	if img := b.lookup(); img != nil {
@@ -154,6 +159,22 @@ func (b *builder) stampPath(goTool string) string {
 		}
 	}
 	return filepath.Join(b.root, "stamps", fmt.Sprintf("%x.json", h.Sum(nil)[:16]))
+}
+
+// latestPath names the stamp of the newest image of this recipe, whatever source its agent came from.
+func (b *builder) latestPath() string {
+	return filepath.Join(b.root, "stamps", "latest-"+runtime.GOARCH+"-"+recipeHash(b.recipe)[:16]+".json")
+}
+
+// latest is the last resort of a program that was built without paths (-trimpath) from a working copy and runs elsewhere. That the agent may
+// be of another state of the source is left to the handshake with it, which compares protocol versions.
+func (b *builder) latest() *Image {
+	data, err := os.ReadFile(b.latestPath())
+	var s stamp
+	if err != nil || json.Unmarshal(data, &s) != nil {
+		return nil
+	}
+	return b.image(s.Image)
 }
 
 // lookup returns the image that the stamps say is up to date, or nil.
@@ -238,8 +259,12 @@ func (b *builder) build(ctx context.Context) (*Image, error) {
 		}
 	}
 	b.prune(s.Image)
-	for _, tool := range []string{b.goTool, ""} {
-		if err := writeStamp(b.stampPath(tool), s); err != nil {
+	stamps := []string{b.stampPath(b.goTool), b.stampPath("")}
+	if b.opts.AgentPath == "" {
+		stamps = append(stamps, b.latestPath())
+	}
+	for _, p := range stamps {
+		if err := writeStamp(p, s); err != nil {
 			return nil, err
 		}
 	}

@@ -162,6 +162,9 @@ func checkCaching(t *testing.T, module string, first *Image) {
 	if img := b.lookup(); img == nil || img.SHA256 != changed.SHA256 {
 		t.Errorf("lookup without a toolchain = %+v, want the last image", img)
 	}
+	if img := b.latest(); img == nil || img.SHA256 != changed.SHA256 {
+		t.Errorf("latest = %+v, want the last image", img)
+	}
 }
 
 func checkSum(t *testing.T, p string) string {
