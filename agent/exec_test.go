@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -469,4 +470,10 @@ func TestThousandConcurrentSessions(t *testing.T) {
 			t.Fatalf("session %d: %+v, %v", i, e, err)
 		}
 	}
+}
+
+func TestExecOverAnInMemoryPipe(t *testing.T) {
+	host, guest := net.Pipe()
+	c := connectOver(t, host, guest, agent.Options{}, channel.Config{})
+	want(t, run(t, c, sh("cat; echo err >&2; exit 2"), strings.NewReader("in")), "in", "err\n", 2)
 }
