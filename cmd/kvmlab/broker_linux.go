@@ -109,7 +109,7 @@ func (b *broker) drain() {
 // startEmulator starts the emulator and watches its boot.
 func (b *broker) startEmulator(ctx context.Context) error {
 	img := image{kernel: b.cfg.Kernel, modules: b.cfg.Modules, initrd: b.cfg.Initrd, emulator: treeAt(b.cfg.Emulator)}
-	cmd, err := emulatorCommand(ctx, img, b.cfg.MemMiB, b.cfg.CPUs, b.cfg.Build, consolePath(b.cfg.Dir))
+	cmd, err := emulatorCommand(ctx, img, b.cfg.MemMiB, b.cfg.CPUs, b.cfg.Build, b.cfg.Dir)
 	if err != nil {
 		return err
 	}

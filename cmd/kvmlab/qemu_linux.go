@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -16,8 +18,8 @@ const (
 	portName = "hutch.kvmlab.0"
 )
 
-// emulatorCommand is the emulator on img, with the wire protocol on file descriptor 3 and the console in a file.
-func emulatorCommand(ctx context.Context, img image, memMiB, cpus int, build, console string) (*exec.Cmd, error) {
+// emulatorCommand is the emulator on img, with the wire protocol on file descriptor 3, and the console's log and the emulator's monitor in dir.
+func emulatorCommand(ctx context.Context, img image, memMiB, cpus int, build, dir string) (*exec.Cmd, error) {
 	cmdline := []string{
 		"console=ttyS0", "quiet", "loglevel=4", "panic=-1", "rdinit=/init",
 		"mitigations=off", "random.trust_cpu=on", "nokaslr", "no_timer_check", "rcupdate.rcu_expedited=1", "cryptomgr.notests",
@@ -25,10 +27,10 @@ func emulatorCommand(ctx context.Context, img image, memMiB, cpus int, build, co
 		"kvmlab.build=" + build,
 	}
 	args := []string{
-		"-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,la57=off", "-M", "pc,usb=off,vmport=off,hpet=off",
+		"-accel", "tcg,thread=" + threads() + ",tb-size=1024", "-cpu", "max,la57=off", "-M", "pc,usb=off,vmport=off,hpet=off",
 		"-m", strconv.Itoa(memMiB), "-smp", strconv.Itoa(cpus),
 		"-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
-		"-serial", "file:" + console,
+		"-serial", "file:" + consolePath(dir), "-monitor", "unix:" + filepath.Join(dir, "monitor") + ",server=on,wait=off",
 		"-kernel", img.kernel, "-initrd", img.initrd, "-append", strings.Join(cmdline, " "),
 		"-device", "virtio-serial-pci,disable-legacy=on,max_ports=2",
 		"-chardev", "socket,id=wire,fd=3",
@@ -49,3 +51,16 @@ func emulatorCommand(ctx context.Context, img image, memMiB, cpus int, build, co
 }
 
 func slotTag(i int) string { return "root" + strconv.Itoa(i) }
+
+// threadsEnv overrides how the emulator runs the machine's processors: "single" in one thread, or "multi".
+const threadsEnv = "KVMLAB_THREADS"
+
+// threads is "single" by default. Emulators before QEMU 8.1 lose a write to code when another processor translates that code at the same
+// time (they check for code on a page after they have read it). Linux patches its code while it runs, KVM does so whenever the first virtual machine
+// is created or the last one closed; with a thread per processor the lab then hangs in a loop of breakpoint traps within seconds.
+func threads() string {
+	if os.Getenv(threadsEnv) == "multi" {
+		return "multi"
+	}
+	return "single"
+}
