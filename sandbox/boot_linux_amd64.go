@@ -38,6 +38,9 @@ func bootSandbox(ctx context.Context, cfg *config) (*Sandbox, error) {
 	for _, f := range b.files {
 		f.Close()
 	}
+	if b.kernel != nil {
+		b.kernel.Close() // what is needed of it lies in guest memory
+	}
 	if err == nil {
 		return sb, nil
 	}

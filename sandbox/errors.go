@@ -54,7 +54,14 @@ type BootError struct {
 }
 
 func (e *BootError) Error() string {
-	msg := fmt.Sprintf("boot: %s: %v", e.Stage.doing(), e.Err)
+	cause := fmt.Sprint(e.Err)
+	if stopped, ok := e.Err.(*StoppedError); ok {
+		cause = stopped.brief() // its console would stand here twice
+	}
+	msg := fmt.Sprintf("boot: %s: %s", e.Stage.doing(), cause)
+	if e.Stage < StageRunning {
+		return msg // no guest has run: there is no console to show
+	}
 	return withConsole(msg, e.Console)
 }
 
@@ -83,7 +90,10 @@ type StoppedError struct {
 	Err     error
 }
 
-func (e *StoppedError) Error() string {
+func (e *StoppedError) Error() string { return withConsole(e.brief(), e.Console) }
+
+// brief is the message without the console.
+func (e *StoppedError) brief() string {
 	msg := "sandbox stopped: " + string(e.Reason)
 	if e.Message != "" {
 		msg += ": " + e.Message
@@ -91,7 +101,7 @@ func (e *StoppedError) Error() string {
 	if e.Err != nil {
 		msg += ": " + e.Err.Error()
 	}
-	return withConsole(msg, e.Console)
+	return msg
 }
 
 // Is makes errors.Is(err, ErrStopped) true.
