@@ -183,6 +183,7 @@ func checkCommands(t *testing.T, img *Image) {
 		return
 	}
 	dir := unpackBin(t, img)
+	t.Run("terminal", func(t *testing.T) { checkTerminal(t, dir) })
 	plain := filepath.Join(t.TempDir(), "plain")
 	if err := os.WriteFile(plain, nil, 0o644); err != nil {
 		t.Fatal(err)

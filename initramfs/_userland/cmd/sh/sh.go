@@ -275,10 +275,13 @@ func promptText(runner *interp.Runner, more bool) string {
 	if more {
 		return "> "
 	}
-	for _, name := range []string{"PS1"} {
-		if v, ok := runner.Vars[name]; ok && v.Kind == expand.String && !strings.ContainsAny(v.Str, "\\$`") {
-			return v.Str
-		}
+	ps1, ok := runner.Vars["PS1"]
+	if !ok {
+		ps1 = runner.Env.Get("PS1")
+	}
+	// Texts with escapes or expansions are meant for other shells.
+	if ps1.Kind == expand.String && ps1.Str != "" && !strings.ContainsAny(ps1.Str, "\\$`") {
+		return ps1.Str
 	}
 	mark := "$ "
 	if os.Geteuid() == 0 {
