@@ -66,6 +66,9 @@ func setUpMachine() error {
 	if err := os.Chmod("/dev/kvm", 0o666); err != nil {
 		return fmt.Errorf("the emulated processor offers no nested virtualisation: %w", err)
 	}
+	if err := holdKVM(); err != nil {
+		return fmt.Errorf("keep KVM switched on: %w", err)
+	}
 	links := map[string]string{"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2"}
 	for name, target := range links {
 		if err := os.Symlink(target, name); err != nil && !errors.Is(err, os.ErrExist) {
@@ -80,6 +83,42 @@ func setUpMachine() error {
 		return err
 	}
 	return raiseLoopback()
+}
+
+// Requests of KVM without an argument structure. Documentation/virt/kvm/api.rst.
+const (
+	kvmCreateVM      = 0xAE01
+	kvmCreateVCPU    = 0xAE41
+	kvmCreateIRQChip = 0xAE60
+)
+
+// holdKVM makes two idle virtual machines, one with and one without interrupt controllers, that stay until the lab ends. KVM patches the
+// kernel's code and switches the processors' virtualisation on and off when the first machine of a kind appears and the last one goes,
+// which is very slow in an emulator and, with a thread per processor, breaks it (see threads).
+func holdKVM() error {
+	dev, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dev)
+	for _, irqchip := range []bool{false, true} {
+		vm, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(dev), kvmCreateVM, 0)
+		if errno != 0 {
+			return fmt.Errorf("create a virtual machine: %w", errno)
+		}
+		if irqchip {
+			if _, _, errno := unix.Syscall(unix.SYS_IOCTL, vm, kvmCreateIRQChip, 0); errno != 0 {
+				return fmt.Errorf("create interrupt controllers: %w", errno)
+			}
+		}
+		vcpu, _, errno := unix.Syscall(unix.SYS_IOCTL, vm, kvmCreateVCPU, 0)
+		if errno != 0 {
+			return fmt.Errorf("create a processor: %w", errno)
+		}
+		unix.CloseOnExec(int(vm)) // both stay open in this process, which never ends
+		unix.CloseOnExec(int(vcpu))
+	}
+	return nil
 }
 
 // loadModules loads all modules of dir in the order of their names. All are tried; the errors are joined.
