@@ -79,6 +79,7 @@ const (
 	evAbort                           // end at once, with a RST if the guest knows of the connection
 	evDrop                            // the device is gone: no packet can be sent
 	evTimer                           // the timer that was last armed fired
+	evProbe                           // while closing: timerProbe fired, timerClose has not
 	evSent                            // the packet of next, op with n bytes, is in a guest buffer
 )
 
@@ -91,7 +92,9 @@ type event struct {
 	reason endReason // evAbort, evDrop
 }
 
-// timerKind says what the one timer of a connection is for.
+// timerKind says what the timer of a connection is for. Only timerProbe may be
+// armed beside another one, timerClose: a guest that is slow to read must be
+// asked again, or what was written before Close would be lost.
 type timerKind uint8
 
 const (
@@ -166,6 +169,8 @@ func (s *connState) step(ev event) actions {
 		return s.end(ev.reason)
 	case evTimer:
 		return s.timer()
+	case evProbe:
+		s.Asked = false
 	case evSent:
 		return s.sent(ev.op, uint32(ev.n))
 	}
@@ -417,9 +422,7 @@ func (s *connState) sent(op Op, n uint32) actions {
 	case OpCreditRequest:
 		s.Asked = true
 		s.Probes = min(s.Probes+1, 250)
-		if s.Phase == phaseOpen { // while closing, the close timer decides
-			return actions{timer: timerProbe}
-		}
+		return actions{timer: timerProbe}
 	case OpShutdown:
 		s.ToldShut = s.LocalShut
 		if s.Phase == phaseClosing {

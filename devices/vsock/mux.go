@@ -22,7 +22,8 @@ type endpoint struct {
 	pend     []byte    // the rest of the slice of a blocked Write; goes after stage
 	queued   bool      // in mux.ready
 	after    *endpoint // the next one there
-	deadline time.Time // of the armed timer; zero: none
+	deadline time.Time // when the next timer fires; zero: none is armed
+	giveUp   time.Time // of timerClose; zero: not armed
 	backlog  *backlog  // holds the connection until Accept; nil otherwise
 
 	// Tokens: one in the channel means "look again". One reader and one writer
@@ -348,13 +349,20 @@ func (m *mux) next(space uint32) (h Header, ep *endpoint) {
 func (m *mux) arm(ep *endpoint, t timerKind) {
 	switch t {
 	case timerStop:
-		ep.deadline = time.Time{}
+		ep.deadline, ep.giveUp = time.Time{}, time.Time{}
 	case timerConnect:
 		ep.deadline = m.now().Add(m.cfg.ConnectTimeout)
 	case timerClose:
-		ep.deadline = m.now().Add(m.cfg.CloseTimeout)
+		ep.giveUp = m.now().Add(m.cfg.CloseTimeout)
+		// An earlier deadline is a probe, or an older timerClose, which becomes one.
+		if ep.deadline.IsZero() || ep.giveUp.Before(ep.deadline) {
+			ep.deadline = ep.giveUp
+		}
 	case timerProbe:
 		ep.deadline = m.now().Add(min(probeMin<<min(ep.st.Probes, 10), probeMax))
+		if !ep.giveUp.IsZero() && ep.giveUp.Before(ep.deadline) {
+			ep.deadline = ep.giveUp
+		}
 	}
 	if !ep.deadline.IsZero() && (m.wakeAt.IsZero() || ep.deadline.Before(m.wakeAt)) {
 		m.early = true
@@ -370,8 +378,11 @@ func (m *mux) expire() (next time.Time, ok bool) {
 			continue
 		}
 		if !ep.deadline.After(now) {
-			ep.deadline = time.Time{}
-			m.step(ep, event{kind: evTimer}) // arms none: that comes with the packet it leads to
+			ev := event{kind: evTimer}
+			if ep.deadline = ep.giveUp; ep.giveUp.After(now) {
+				ev.kind = evProbe
+			}
+			m.step(ep, ev) // arms none: that comes with the packet it leads to
 		} else if !ok || ep.deadline.Before(next) {
 			next, ok = ep.deadline, true
 		}

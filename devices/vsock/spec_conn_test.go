@@ -272,8 +272,32 @@ func TestSpec_D27_EndOfAConnection(t *testing.T) { // §5.10.6.5
 			t.Fatal(err)
 		}
 		c.Close()
+		asked := 0
+		for pk := p.Recv(); pk.Op != vsock.OpRst; pk = p.Recv() {
+			if asked++; pk.Op != vsock.OpCreditRequest {
+				t.Fatalf("unexpected %v", &pk.Header)
+			}
+		}
+		if asked == 0 {
+			t.Error("the guest was not asked for room")
+		}
+	})
+	t.Run("GuestMakesRoomLate", func(t *testing.T) {
+		_, p, c := connectedWith(t, vsock.Config{CloseTimeout: time.Hour}, 0, vsocktest.Options{})
+		if _, err := c.Write([]byte("not lost")); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		for range 3 { // asked, answered without room, and asked again
+			p.Expect(vsock.OpCreditRequest, guestPort, hostPort)
+			p.Send(credit(0, 0), nil)
+		}
 		p.Expect(vsock.OpCreditRequest, guestPort, hostPort)
-		p.Expect(vsock.OpRst, guestPort, hostPort)
+		p.Send(credit(100, 0), nil)
+		if pk := p.Expect(vsock.OpRW, guestPort, hostPort); string(pk.Payload) != "not lost" {
+			t.Errorf("payload %q", pk.Payload)
+		}
+		p.Expect(vsock.OpShutdown, guestPort, hostPort)
 	})
 }
 
