@@ -217,6 +217,11 @@ func checkCommands(t *testing.T, img *Image) {
 		{name: "gzip round trip", args: []string{"sh", "-c", "gzip -9 | gzip -d"}, in: "hello", out: "hello"},
 		{name: "gzip of garbage", args: []string{"gzip", "-d"}, in: "not gzip", code: 1},
 		{name: "seq, tr and wc", args: []string{"sh", "-c", "seq 1 1000 | tr 1 x | wc -l"}, out: "1000\n"},
+		{name: "timeout passes the status on", args: []string{"timeout", "100", "sh", "-c", "exit 3"}, code: 3},
+		{name: "timeout ends the command", args: []string{"timeout", "0.05s", "sleep", "1000"}, code: 124},
+		{name: "timeout by signal and kill", args: []string{"timeout", "-s", "CONT", "-k", "0.05", "0.05", "sleep", "1000"}, code: 137},
+		{name: "timeout of nothing", args: []string{"timeout", "1", "nosuchcommand"}, code: 127},
+		{name: "timeout of a wrong duration", args: []string{"timeout", "soon", "true"}, code: 125},
 		{name: "true", args: []string{"true"}},
 		{name: "false", args: []string{"false"}, code: 1},
 	} {

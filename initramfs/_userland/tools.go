@@ -3,9 +3,9 @@
 // Package userland names the commands of the guest image and pins what they are built from.
 //
 // Rules for this list. A command's start costs about 1.8 million instructions for any Go program, plus the page faults of a larger binary,
-// plus the package initialisation of everything in this list. Not in it, for that reason: gosh (terminal user interface; our sh replaces
-// it), gzip (parallel compressor; ours replaces it), insmod, rmmod (zstd and xz decoders; the agent loads modules), netcat, wget (TLS, HTTP),
-// strace (tables), blkid, losetup, gpgv, sshd.
+// plus the package initialisation of everything in this list. Not in it, for that reason: gosh (terminal user interface), gzip (parallel
+// compressor), insmod, rmmod (zstd and xz decoders; the agent loads modules), netcat, wget (TLS, HTTP), strace (tables), blkid, losetup, gpgv,
+// sshd. cmd has our own sh and gzip instead, and a timeout with the usual command line.
 //
 // After a change here or to the versions: copy this folder elsewhere, rename go.mod.txt and go.sum.txt, run "go mod tidy", copy both back.
 package userland
@@ -67,7 +67,6 @@ import (
 	_ "github.com/u-root/u-root/cmds/core/tar"
 	_ "github.com/u-root/u-root/cmds/core/tee"
 	_ "github.com/u-root/u-root/cmds/core/time"
-	_ "github.com/u-root/u-root/cmds/core/timeout"
 	_ "github.com/u-root/u-root/cmds/core/touch"
 	_ "github.com/u-root/u-root/cmds/core/tr"
 	_ "github.com/u-root/u-root/cmds/core/true"
