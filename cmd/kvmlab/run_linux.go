@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -109,10 +110,12 @@ func (l *lab) run(cfg config) (int, error) {
 	defer client.Close()
 
 	ctx, cancel := context.WithCancel(context.Background())
-	if cfg.timeout > 0 {
-		ctx, cancel = context.WithTimeout(context.Background(), cfg.timeout)
-	}
 	defer cancel()
+	if cfg.timeout > 0 {
+		limited, stop := context.WithTimeout(ctx, cfg.timeout)
+		defer stop()
+		ctx = limited
+	}
 	request := channel.Request{Path: cfg.command[0], Args: cfg.command, ClearEnv: true, Env: commandEnv(os.Environ()), Dir: dir}
 	process, err := client.Start(ctx, &request, channel.Stdio{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 	var start *channel.StartError
@@ -124,9 +127,12 @@ func (l *lab) run(cfg config) (int, error) {
 	case err != nil:
 		return exitOwn, err
 	}
-	go forwardSignals(ctx, process, signals)
+	var hung atomic.Bool
+	go forwardSignals(process, signals, func() { hung.Store(true); cancel() })
 	exit, err := process.Wait()
 	switch {
+	case hung.Load() && err != nil:
+		return exitOwn, fmt.Errorf("the lab did not take a signal for %v: it hangs, end it with kvmlab -stop", signalPatience)
 	case errors.Is(err, context.DeadlineExceeded):
 		return exitTimeout, fmt.Errorf("%s: killed after -timeout %v", cfg.command[0], cfg.timeout)
 	case err != nil:
@@ -142,6 +148,8 @@ const (
 	startPatience = 3 * time.Minute
 	// cancelPatience is for the lab to confirm that a command that ran out of time is dead.
 	cancelPatience = 15 * time.Second
+	// signalPatience is for the lab to confirm a signal.
+	signalPatience = 20 * time.Second
 )
 
 // connectOrSignal connects to the lab. A signal that arrives meanwhile ends the attempt with the code that it would have caused.
@@ -173,13 +181,20 @@ func (l *lab) connectOrSignal(cfg config, signals <-chan os.Signal) (conn *net.U
 }
 
 // forwardSignals passes signals on until the command ends. What a terminal sends to its whole foreground group goes to the command's
-// whole group; the rest goes to the command alone, as it would without the lab.
-func forwardSignals(ctx context.Context, process *channel.Process, signals <-chan os.Signal) {
+// whole group; the rest goes to the command alone, as it would without the lab. A lab that does not confirm a signal within
+// signalPatience hangs: giveUp ends the wait for the command then, so that kvmlab itself can always be ended.
+func forwardSignals(process *channel.Process, signals <-chan os.Signal, giveUp func()) {
 	for {
 		select {
 		case s := <-signals:
 			group := s == syscall.SIGINT && term.IsTerminal(int(os.Stdin.Fd()))
-			process.Signal(ctx, channel.Signal(s.(syscall.Signal)), group) // it fails when the command ended meanwhile
+			ctx, cancel := context.WithTimeout(context.Background(), signalPatience)
+			err := process.Signal(ctx, channel.Signal(s.(syscall.Signal)), group)
+			cancel()
+			if errors.Is(err, context.DeadlineExceeded) {
+				giveUp()
+				return
+			}
 		case <-process.Done():
 			return
 		}
