@@ -107,7 +107,7 @@ func TestUnpackTarTakesWhatTheBuildNeeds(t *testing.T) {
 	data := sourceTar(t,
 		tar.Header{Name: "linux/", Typeflag: tar.TypeDir}, tar.Header{Name: "linux/Makefile"}, tar.Header{Name: "linux/scripts/run.sh", Mode: 0o755},
 		tar.Header{Name: "linux/sound/core.c"}, tar.Header{Name: "linux/sound/Kconfig"}, tar.Header{Name: "linux/arch/Kconfig"},
-		tar.Header{Name: "linux/arch/x86/boot/a.S"}, tar.Header{Name: "linux/arch/arm/a.S"}, tar.Header{Name: "linux/arch/arm/crypto/Kconfig"}, tar.Header{Name: "linux/Documentation/big.rst"},
+		tar.Header{Name: "linux/arch/x86/boot/a.S"}, tar.Header{Name: "linux/arch/arm/a.S"}, tar.Header{Name: "linux/arch/arm/crypto/Kconfig"}, tar.Header{Name: "linux/arch/um/scripts/Makefile.rules"}, tar.Header{Name: "linux/Documentation/big.rst"},
 		tar.Header{Name: "linux/link", Typeflag: tar.TypeSymlink, Linkname: "Makefile"})
 	dir := t.TempDir()
 	if err := unpackTar(t.Context(), bytes.NewReader(data), dir); err != nil {
@@ -124,7 +124,7 @@ func TestUnpackTarTakesWhatTheBuildNeeds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"Makefile", "arch/Kconfig", "arch/arm/crypto/Kconfig", "arch/x86/boot/a.S", "link", "scripts/run.sh", "sound/Kconfig"}
+	want := []string{"Makefile", "arch/Kconfig", "arch/arm/crypto/Kconfig", "arch/um/scripts/Makefile.rules", "arch/x86/boot/a.S", "link", "scripts/run.sh", "sound/Kconfig"}
 	if !slices.Equal(got, want) {
 		t.Errorf("unpacked %q, want %q", got, want)
 	}

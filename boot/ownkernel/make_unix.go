@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -23,7 +24,11 @@ const (
 	// usualObjects is about how many steps the compilation has, for the progress lines only.
 	usualObjects = 1550
 	opCompile    = "compile"
+	keepLines    = 80
 )
+
+// step is a line of the kernel's makefiles that says what is made: "  CC      init/main.o".
+var step = regexp.MustCompile(`^  [A-Z][A-Z0-9_]* `)
 
 // fixed makes the result independent of who builds it, where and when.
 var fixed = []string{"KBUILD_BUILD_TIMESTAMP=2025-01-01", "KBUILD_BUILD_USER=hutch", "KBUILD_BUILD_HOST=hutch", "KBUILD_BUILD_VERSION=1"}
@@ -83,7 +88,8 @@ func (c *compiler) make(ctx context.Context, op string, env []string, target str
 	return nil
 }
 
-// follow reports progress until the output ends and returns its last lines.
+// follow reports progress until the output ends and returns the last lines that are no steps: messages of compilers and of make itself. With
+// several jobs the lines before the end are those of other jobs.
 func (c *compiler) follow(out io.Reader, op string) string {
 	start := time.Now()
 	next := start.Add(reportEvery)
@@ -92,11 +98,10 @@ func (c *compiler) follow(out io.Reader, op string) string {
 	for s := bufio.NewReader(out); ; {
 		line, err := s.ReadString('\n')
 		if line != "" {
-			if strings.HasPrefix(line, "  ") {
+			if step.MatchString(line) {
 				steps++
-			}
-			if lines = append(lines, line); len(lines) > 80 {
-				lines = append(lines[:0], lines[40:]...)
+			} else if lines = append(lines, line); len(lines) > keepLines {
+				lines = append(lines[:0], lines[keepLines/2:]...)
 			}
 			if now := time.Now(); now.After(next) {
 				text := fmt.Sprintf("%s: %d steps, %s", op, steps, now.Sub(start).Round(time.Second))

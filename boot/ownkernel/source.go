@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/therootcompany/xz"
@@ -20,28 +21,29 @@ import (
 // sourcePackage is the distribution's source of the kernel line that the configuration is written for.
 const sourcePackage = "linux-source-6.12"
 
-// Parts of the source that are large and take no part in the build. Their Kconfig files and makefiles stay: the configuration reads them.
+// Parts of the source that are large and take no part in the build. Only code in them is left out: makefiles, Kconfig files and fragments of
+// either are read, or included from elsewhere, even when nothing is compiled.
 var unusedFolders = []string{
-	"drivers/gpu/", "drivers/infiniband/", "drivers/media/", "drivers/net/ethernet/", "drivers/net/wireless/", "drivers/scsi/",
+	"Documentation/", "drivers/gpu/", "drivers/infiniband/", "drivers/media/", "drivers/net/ethernet/", "drivers/net/wireless/", "drivers/scsi/",
 	"drivers/staging/", "sound/", "fs/btrfs/", "fs/xfs/", "fs/ocfs2/", "tools/testing/", "tools/perf/",
 }
 
+// sourceArch is the folder below arch of an architecture of Go.
+var sourceArch = map[string]string{"amd64": "x86"}
+
 // wanted reports whether a file of the source, named below its top folder, is needed.
 func wanted(name string) bool {
-	if strings.HasPrefix(name, "Documentation/") {
-		return strings.HasPrefix(path.Base(name), "Kconfig") || path.Base(name) == "Makefile"
+	unused := slices.ContainsFunc(unusedFolders, func(dir string) bool { return strings.HasPrefix(name, dir) })
+	if rest, ok := strings.CutPrefix(name, "arch/"); ok {
+		dir, _, inside := strings.Cut(rest, "/")
+		unused = inside && dir != sourceArch[runtime.GOARCH]
 	}
-	if rest, ok := strings.CutPrefix(name, "arch/"); ok && strings.Contains(rest, "/") {
-		dir, _, _ := strings.Cut(rest, "/")
-		return dir == map[string]string{"amd64": "x86"}[runtime.GOARCH] || strings.HasPrefix(path.Base(name), "Kconfig")
+	if !unused {
+		return true
 	}
-	for _, dir := range unusedFolders {
-		if strings.HasPrefix(name, dir) {
-			switch path.Ext(name) {
-			case ".c", ".h", ".S", ".json", ".sh", ".py":
-				return false
-			}
-		}
+	switch path.Ext(name) {
+	case ".c", ".h", ".S", ".dts", ".dtsi", ".dtso", ".json", ".sh", ".py", ".rst", ".yaml", ".txt", ".svg":
+		return false
 	}
 	return true
 }
