@@ -27,7 +27,7 @@ var probeCode = []byte{0x49, 0x75, 0xfd, 0xf4}
 // for the processor's virtualisation flag.
 // Errors: only if the probe VM could not be made; a guest that dies is a result.
 func (s *System) Probe() (Probe, error) {
-	p := Probe{VendorFlag: vendorFlag()}
+	p := Probe{VendorFlag: VendorFlag()}
 	ram, err := NewRAM(uint64(os.Getpagesize()))
 	if err != nil {
 		return p, err

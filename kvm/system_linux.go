@@ -112,7 +112,7 @@ func openError(path string, err error) error {
 	switch errno {
 	case unix.ENOENT, unix.ENXIO, unix.ENODEV, unix.ENOTDIR:
 		e.Kind = ErrNoKVM
-		e.Hint = absentHint(vendorFlag(), inContainer())
+		e.Hint = absentHint(VendorFlag(), inContainer())
 	case unix.EACCES, unix.EPERM, unix.EROFS:
 		e.Kind = ErrPermission
 		e.Hint = permissionHint(path)
@@ -180,8 +180,9 @@ func inContainer() bool {
 	return false
 }
 
-// vendorFlag returns "vmx", "svm" or "" from /proc/cpuinfo.
-func vendorFlag() string {
+// VendorFlag returns the processor's virtualisation flag as /proc/cpuinfo shows it: "vmx", "svm", or "" for none. A KVM with the flag has
+// hardware behind it; without it only Probe can tell.
+func VendorFlag() string {
 	b, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return ""

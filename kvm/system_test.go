@@ -126,7 +126,7 @@ func TestProbeOfThisHost(t *testing.T) {
 		t.Errorf("%d instructions in %v", p.Instructions, p.Elapsed)
 	}
 	// True of every machine we test on: those without the flag have an interpreting KVM.
-	if flag := vendorFlag(); p.SoftwareKVM() != (flag == "") {
+	if flag := VendorFlag(); p.SoftwareKVM() != (flag == "") {
 		t.Errorf("flag %q, but the verdict is %v", flag, p)
 	}
 	expectHeld(t, before, 6)

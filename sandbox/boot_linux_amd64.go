@@ -86,6 +86,9 @@ func openKVM(path string) (*kvm.System, error) {
 	if err != nil {
 		return nil, err
 	}
+	if kvm.VendorFlag() != "" {
+		return sys, nil // hardware virtualisation: no need to look closer
+	}
 	probe, err := sys.Probe()
 	if err == nil && probe.SoftwareKVM() {
 		err = fmt.Errorf("%s: %w: guest kernels are interpreted in software here and ordinary ones do not run (%s); run the program in hutch's lab, which emulates a machine with hardware virtualisation: kvmlab -- COMMAND", path, ErrSoftwareKVM, probe)
@@ -198,7 +201,7 @@ func (b *booting) start(ctx context.Context) (*Sandbox, error) {
 		return nil, b.explain(ctx, err)
 	}
 	b.stage, b.times.Connected = StageAgent, b.since()
-	client, err := channel.NewClient(ctx, conn, channel.Config{Logger: b.cfg.logger})
+	client, err := channel.NewClient(ctx, conn, channel.Config{HandshakeTimeout: b.cfg.bootTimeout, Logger: b.cfg.logger})
 	if err != nil {
 		conn.Close()
 		return nil, b.explain(ctx, err)

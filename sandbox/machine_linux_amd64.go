@@ -110,11 +110,7 @@ func (m *machine) addVCPU(id int) error {
 		return err
 	}
 	m.vcpus = append(m.vcpus, vcpu)
-	table, err := vcpu.GuestCPUID(m.cfg.cpus)
-	if err != nil {
-		return err
-	}
-	return vcpu.SetCPUID(table)
+	return vcpu.Setup(m.cfg.cpus)
 }
 
 // addIRQ makes the function that raises interrupt line gsi, by an eventfd that KVM listens to: no ioctl, no exit.
