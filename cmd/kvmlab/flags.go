@@ -47,7 +47,7 @@ type config struct {
 
 const (
 	defaultMemMiB = 6144
-	defaultCPUs   = 2
+	defaultCPUs   = 1
 	defaultIdle   = 10 * time.Minute
 	minMemMiB     = 256
 	maxCPUs       = 32
@@ -69,7 +69,7 @@ On a machine with hardware virtualisation and a usable /dev/kvm, CMD just runs t
 flags:
   -timeout D   kill CMD after D (for example 90s) and exit with 124
   -mem M       memory of the lab, 6144M by default (512M, 8G, or MiB)
-  -cpus N      processors of the lab, 2 by default
+  -cpus N      processors of the lab, 1 by default
   -idle D      stop the lab after D without a command, 10m by default
   -force       use the lab even where /dev/kvm would do
   -v           say on standard error what takes time
