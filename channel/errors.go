@@ -21,6 +21,10 @@ var (
 	// ErrStdinClosed is reported for stdin bytes that the process did not
 	// take, because it closed its stdin or ended: EPIPE, in os/exec terms.
 	ErrStdinClosed = errors.New("channel: broken pipe: the process closed its stdin")
+	// ErrReaderClosed is for a Stdout or Stderr that is the writing end of a
+	// pipe: returned by Write, it says that nobody reads the pipe any more. The
+	// process sees a closed pipe, as with any error, but Wait does not fail.
+	ErrReaderClosed = errors.New("channel: the reader of the output closed its pipe")
 )
 
 // ProtocolError reports a peer that broke the protocol. The session ends with

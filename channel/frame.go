@@ -146,4 +146,16 @@ func (m *agentMsg) valid() bool {
 		m.Exited != nil, m.Drained != nil) == 1
 }
 
+// valid says whether the record is of a process that can have ended so: a code
+// beyond a byte would change its value, to 0 even, when a caller exits with it.
+func (m *exitedMsg) valid() bool {
+	if m.Signal != 0 {
+		return m.Code == -1 && m.Signal > 0 && m.Signal <= int(maxSignal)
+	}
+	return m.Code >= 0 && m.Code <= maxExitCode
+}
+
+// maxExitCode is the largest exit code. Source: wait(2), WEXITSTATUS.
+const maxExitCode = 255
+
 func (m *callReq) valid() bool { return count(m.Stat, m.Shutdown != nil) == 1 }

@@ -213,6 +213,9 @@ func (p *Process) handle(m *agentMsg) (over bool, err error) {
 		if p.exit != nil {
 			return false, p.violation("second exit record")
 		}
+		if !m.Exited.valid() {
+			return false, p.violation(fmt.Sprintf("exit record with code %d and signal %d", m.Exited.Code, m.Exited.Signal))
+		}
 		p.exit = m.Exited.exit()
 		close(p.exited)
 	case m.Drained != nil:
@@ -260,6 +263,7 @@ func (p *Process) verify(complete bool) error {
 			want = p.exit.Stderr
 		}
 		switch {
+		case o.werr && errors.Is(o.err, ErrReaderClosed):
 		case o.werr:
 			return fmt.Errorf("channel: writing %s: %w", o.name, o.err)
 		case o.n != want && p.c.Err() != nil:
@@ -337,6 +341,9 @@ func (o *outCopy) copy(p *Process) {
 func (p *Process) startStdin() {
 	go func() {
 		err := p.copyStdin()
+		if r, ok := p.stdio.Stdin.(interface{ EndOfReads() }); ok {
+			r.EndOfReads() // a pipe's writer learns that nobody reads any more
+		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.stdinErr = err
