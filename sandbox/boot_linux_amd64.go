@@ -208,15 +208,24 @@ func (b *booting) start(ctx context.Context) (*Sandbox, error) {
 	}
 	b.stage, b.times.Agent = StageReady, b.since()
 	hello := client.Hello()
-	b.times.Init = b.times.Agent - time.Duration(hello.UptimeHello-hello.UptimeStart)
-	b.info.Boot, b.info.Agent = b.times, hello.Build
+	b.times.Init = initTime(b.times.Agent, hello.UptimeStart, hello.UptimeHello)
+	b.info.Boot, b.info.Agent = b.times, sanitize([]byte(hello.Build))
 	if hello.Kernel != "" {
-		b.info.Kernel = hello.Kernel
+		b.info.Kernel = sanitize([]byte(hello.Kernel))
 	}
 	sb := &Sandbox{cfg: b.cfg, machine: b.machine, client: client, info: b.info}
 	sb.watch.Add(1)
 	go sb.watchAgent()
 	return sb, nil
+}
+
+// initTime is when the agent began to run, if it answered at agent and its own clock, in nanoseconds, stood at start and hello then. These
+// two are the guest's: whatever they are, the result lies within the boot.
+func initTime(agent time.Duration, start, hello int64) time.Duration {
+	if start < 0 || hello < start {
+		return agent
+	}
+	return max(0, agent-time.Duration(hello-start))
 }
 
 // explain finds the reason why waiting for the agent ended with err.

@@ -7,6 +7,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/hutchvm/hutch/channel"
 )
 
 // A Cmd is one command to run in the sandbox. It mirrors os/exec.Cmd: the fields and methods with those names behave as they do there,
@@ -41,7 +43,8 @@ type Cmd struct {
 	Stderr io.Writer
 
 	// WaitDelay bounds how long Wait goes on reading output after the process has exited while some other process holds the pipes open.
-	// Zero is DefaultWaitDelay.
+	// Zero is DefaultWaitDelay, a negative value is no bound. It also bounds how long Wait leaves the reader of StdoutPipe or StderrPipe time
+	// to take what is left.
 	WaitDelay time.Duration
 
 	// ProcessState is what is known of the process after it exited; nil before.
@@ -56,12 +59,12 @@ type Cmd struct {
 	extraEnv []string
 	timeout  time.Duration
 
-	mu       sync.Mutex // guards what follows
-	started  bool
-	waited   bool
-	proc     *process
-	closers  []io.Closer // our ends of the pipes, closed once the process has exited
-	childEnd []io.Closer // the copying ends, closed when the copy has ended
+	mu      sync.Mutex // guards what follows
+	started bool
+	waited  bool
+	proc    *process
+	readers []*io.PipeReader // the caller's ends of output pipes
+	closers []io.Closer      // all ends of all pipes, closed when the command is over or could not start
 }
 
 // DefaultWaitDelay is how long output is still read after a command exited while other processes hold its pipes open.
@@ -107,6 +110,10 @@ func (c *Cmd) Start() error {
 		c.closePipes()
 		return c.Err
 	}
+	if c.sb == nil || c.ctx == nil {
+		c.closePipes()
+		return &ConfigError{"Cmd", "zero", "it belongs to no sandbox; make it with Sandbox.Command"}
+	}
 	if c.started {
 		return errors.New("sandbox: Cmd already started")
 	}
@@ -120,17 +127,28 @@ func (c *Cmd) Start() error {
 	return nil
 }
 
-// closePipes closes both ends of every pipe after a failed start, so that nobody waits for data that cannot come.
+// closePipes closes both ends of every pipe, so that nobody waits for data that cannot come.
 func (c *Cmd) closePipes() {
-	for _, p := range append(c.closers, c.childEnd...) {
+	for _, p := range c.closers {
 		p.Close()
+	}
+}
+
+// closeReaders ends the output pipes of a process that has exited and whose reader is gone: as with os/exec, a caller of Wait who has not
+// read to the end must not wait for itself.
+func (c *Cmd) closeReaders() {
+	for _, r := range c.readers {
+		r.CloseWithError(channel.ErrReaderClosed)
 	}
 }
 
 // Wait waits for the command to exit and for its output to have been copied.
 //
 // It returns nil when the exit code is 0, an *ExitError for any other, ctx's error when the context ended the command, ErrWaitDelay when
-// the process exited with code 0 but its output was cut off after WaitDelay, or a *StoppedError when the virtual machine ended first.
+// the process exited with code 0 but its output was cut off after WaitDelay, or a *StoppedError when the virtual machine ended first. An
+// error of Stdout's or Stderr's Write comes before any of the exit code; an error of Stdin's Read is returned only when that is 0.
+//
+// When a context or the machine's end cut the command short, a Write that hung at that moment may still be under way.
 func (c *Cmd) Wait() error {
 	c.mu.Lock()
 	if c.proc == nil {
@@ -143,14 +161,13 @@ func (c *Cmd) Wait() error {
 	}
 	c.waited = true
 	c.mu.Unlock()
+	if len(c.readers) > 0 {
+		c.proc.awaitOutput(c.WaitDelay)
+		c.closeReaders()
+	}
 	state, err := c.proc.wait()
 	c.ProcessState = state
-	for _, p := range c.closers {
-		p.Close()
-	}
-	for _, p := range c.childEnd {
-		p.Close()
-	}
+	c.closePipes()
 	if err != nil {
 		return err
 	}
@@ -201,7 +218,8 @@ func (c *Cmd) CombinedOutput() ([]byte, error) {
 	return both.Bytes(), err
 }
 
-// StdinPipe returns a pipe connected to the command's standard input. Closing it is end of file for the command. Wait closes it.
+// StdinPipe returns a pipe connected to the command's standard input. Closing it is end of file for the command. Once the command takes no
+// more, writes fail with syscall.EPIPE. Wait closes it.
 func (c *Cmd) StdinPipe() (io.WriteCloser, error) {
 	if c.Stdin != nil {
 		return nil, errors.New("sandbox: Stdin already set")
@@ -210,9 +228,8 @@ func (c *Cmd) StdinPipe() (io.WriteCloser, error) {
 		return nil, errors.New("sandbox: StdinPipe after process started")
 	}
 	r, w := io.Pipe()
-	c.Stdin = r
-	c.closers = append(c.closers, w)
-	c.childEnd = append(c.childEnd, r)
+	c.Stdin = &inputPipe{r}
+	c.closers = append(c.closers, w, r)
 	return w, nil
 }
 
@@ -237,70 +254,14 @@ func (c *Cmd) outputPipe(field *io.Writer, name string) (io.ReadCloser, error) {
 		return nil, errors.New("sandbox: " + name + " after process started")
 	}
 	r, w := io.Pipe()
-	*field = &eofWriter{w}
-	c.closers = append(c.closers, r)
-	c.childEnd = append(c.childEnd, w)
-	return r, nil
+	*field = &outputPipe{w}
+	c.readers = append(c.readers, r)
+	c.closers = append(c.closers, r, w)
+	return &outputReader{r}, nil
 }
 
 func (c *Cmd) isStarted() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.started
-}
-
-// eofWriter is the copying end of an output pipe; the copy closes it when the stream ends, which is end of file for the reader.
-type eofWriter struct{ w *io.PipeWriter }
-
-func (e *eofWriter) Write(p []byte) (int, error) { return e.w.Write(p) }
-
-// EndOfStream is called by package channel when the command's stream has ended.
-func (e *eofWriter) EndOfStream() { e.w.Close() }
-
-// headTail keeps the first and the last bytes written to it, each up to half of its size.
-type headTail struct {
-	half    int
-	head    []byte
-	tail    []byte // a ring of half bytes once full
-	off     int    // where the ring's oldest byte stands
-	dropped int64
-}
-
-func newHeadTail(size int) *headTail { return &headTail{half: size / 2} }
-
-func (h *headTail) Write(p []byte) (int, error) {
-	n := len(p)
-	if room := h.half - len(h.head); room > 0 {
-		k := min(room, len(p))
-		h.head = append(h.head, p[:k]...)
-		p = p[k:]
-	}
-	if over := len(p) - h.half; over > 0 {
-		h.dropped += int64(over) // these would be overwritten below
-		p = p[over:]
-	}
-	if room := h.half - len(h.tail); room > 0 {
-		k := min(room, len(p))
-		h.tail = append(h.tail, p[:k]...)
-		p = p[k:]
-	}
-	h.dropped += int64(len(p))
-	for len(p) > 0 {
-		k := copy(h.tail[h.off:], p)
-		p = p[k:]
-		h.off = (h.off + k) % h.half
-	}
-	return n, nil
-}
-
-// Bytes returns what was kept, with a line between the halves that says how many bytes are missing there.
-func (h *headTail) Bytes() []byte {
-	var b bytes.Buffer
-	b.Write(h.head)
-	if h.dropped > 0 {
-		b.WriteString("\n... omitting " + itoa(h.dropped) + " bytes ...\n")
-	}
-	b.Write(h.tail[h.off:])
-	b.Write(h.tail[:h.off])
-	return b.Bytes()
 }

@@ -19,7 +19,7 @@ const (
 // oldest bytes, which are counted.
 type console struct {
 	mu      sync.Mutex // guards all below but out
-	ring    []byte     // the last bytes, oldest first; at most consoleRing
+	ring    []byte     // the last bytes, oldest first; between cuts up to twice consoleRing
 	end     uint64     // absolute position after the last byte
 	sent    uint64     // absolute position up to which out has been written
 	closed  bool

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
-	"sync/atomic"
 
 	"github.com/hutchvm/hutch/boot"
 	"github.com/hutchvm/hutch/devices"
@@ -43,7 +42,6 @@ type machine struct {
 	kicks  *kickReader
 	irqs   []*eventFD
 
-	running atomic.Bool    // the first virtual CPU has entered the guest
 	threads sync.WaitGroup // virtual CPUs
 
 	once  sync.Once
@@ -187,7 +185,6 @@ func (m *machine) start() {
 func (m *machine) runVCPU(vcpu *kvm.VCPU) {
 	runtime.LockOSThread()
 	defer m.threads.Done()
-	m.running.Store(true)
 	exit, err := vcpu.Run((*exitHandler)(m))
 	switch {
 	case err != nil:

@@ -79,6 +79,28 @@ func (s *Sandbox) environ(c *Cmd) []string {
 	return append(env[:len(env):len(env)], c.extraEnv...)
 }
 
+// awaitOutput waits until the process has exited and then for its output, at most for delay.
+func (p *process) awaitOutput(delay time.Duration) {
+	select {
+	case <-p.p.Exited():
+	case <-p.p.Done():
+		return
+	}
+	if delay == 0 {
+		delay = DefaultWaitDelay
+	}
+	var over <-chan time.Time
+	if delay > 0 {
+		t := time.NewTimer(delay)
+		defer t.Stop()
+		over = t.C
+	}
+	select {
+	case <-p.p.Done():
+	case <-over:
+	}
+}
+
 // wait waits for the process and its output.
 func (p *process) wait() (*ProcessState, error) {
 	exit, err := p.p.Wait()

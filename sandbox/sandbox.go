@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -115,7 +116,7 @@ func (s *Sandbox) watchAgent() {
 // failure says why an operation on a sandbox failed: a machine that has ended explains it better than the broken connection.
 func (s *Sandbox) failure(err error) error {
 	var start *StartError
-	if err == nil || errors.As(err, &start) {
+	if err == nil || errors.As(err, &start) || errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	if errors.Is(err, channel.ErrAgentLost) || errors.Is(err, channel.ErrClosed) {
