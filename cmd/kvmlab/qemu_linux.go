@@ -58,6 +58,9 @@ const threadsEnv = "KVMLAB_THREADS"
 // threads is "single" by default. Emulators before QEMU 8.1 lose a write to code when another processor translates that code at the same
 // time (they check for code on a page after they have read it). Linux patches its code while it runs, KVM does so whenever the first virtual machine
 // is created or the last one closed; with a thread per processor the lab then hangs in a loop of breakpoint traps within seconds.
+//
+// One thread takes turns of up to 100 ms between processors that are both busy, so that processors waiting for each other crawl. Hence the
+// default of one processor, on which the lab's kernel schedules a guest's processors as threads.
 func threads() string {
 	if os.Getenv(threadsEnv) == "multi" {
 		return "multi"
