@@ -40,14 +40,25 @@ func emulatorCommand(ctx context.Context, img image, memMiB, cpus int, build, di
 	for i := range slots {
 		args = append(args, "-device", fmt.Sprintf("virtio-9p-pci,disable-legacy=on,fsdev=root,mount_tag=%s", slotTag(i)))
 	}
-	if data := img.emulator.Path("usr", "share", "qemu"); img.emulator.Root != "" {
-		args = append([]string{"-L", data, "-L", img.emulator.Path("usr", "share", "seabios")}, args...)
-	}
+	args = append(firmwareArgs(img), args...)
 	cmd, err := img.emulator.Command(ctx, "qemu-system-x86_64", args...)
 	if err != nil {
 		return nil, fmt.Errorf("the emulator: %w", err)
 	}
 	return cmd, nil
+}
+
+// firmwareArgs tells the emulator where its firmware lies. A part that the system has installed is not in the unpacked tree, so both are
+// searched, in that order.
+func firmwareArgs(img image) []string {
+	if img.emulator.Root == "" {
+		return nil // wholly installed: the emulator knows its places
+	}
+	var args []string
+	for _, folder := range []string{"qemu", "seabios"} {
+		args = append(args, "-L", img.emulator.Path("usr", "share", folder), "-L", filepath.Join("/usr/share", folder))
+	}
+	return args
 }
 
 func slotTag(i int) string { return "root" + strconv.Itoa(i) }
