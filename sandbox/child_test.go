@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 )
@@ -17,6 +18,10 @@ func runAsChild() bool {
 	sb, err := New(context.Background(), WithKVMDevice(path))
 	if sb != nil {
 		sb.Close()
+	}
+	if !errors.Is(err, ErrKVMPermission) {
+		fmt.Printf("not ErrKVMPermission: ")
+		defer os.Exit(1)
 	}
 	fmt.Printf("%v\n", err)
 	return true

@@ -182,13 +182,14 @@ func (c *Cmd) Run() error {
 	return c.Wait()
 }
 
-// Output runs the command and returns its standard output. If Stderr was nil, an *ExitError carries the start and the end of it.
+// Output runs the command and returns its standard output, at most DefaultMaxOutput bytes of it: beyond that the command is ended and the
+// error is an *OutputLimitError. If Stderr was nil, an *ExitError carries the start and the end of it.
 func (c *Cmd) Output() ([]byte, error) {
 	if c.Stdout != nil {
 		return nil, errors.New("sandbox: Stdout already set")
 	}
-	var stdout bytes.Buffer
-	c.Stdout = &stdout
+	stdout := newCapture(c)
+	c.Stdout = stdout
 	var stderr *headTail
 	if c.Stderr == nil {
 		stderr = newHeadTail(stderrKept)
@@ -198,13 +199,14 @@ func (c *Cmd) Output() ([]byte, error) {
 	if ee := (*ExitError)(nil); stderr != nil && errors.As(err, &ee) {
 		ee.Stderr = stderr.Bytes()
 	}
-	return stdout.Bytes(), err
+	return stdout.seal(), err
 }
 
 // stderrKept bounds, in bytes, the start and the end of standard error that an ExitError carries; each gets half.
 const stderrKept = 64 << 10
 
-// CombinedOutput runs the command and returns its standard output and standard error in the order they were written.
+// CombinedOutput runs the command and returns its standard output and standard error in the order they were written, with the limit of
+// Output for both together.
 func (c *Cmd) CombinedOutput() ([]byte, error) {
 	if c.Stdout != nil {
 		return nil, errors.New("sandbox: Stdout already set")
@@ -212,10 +214,10 @@ func (c *Cmd) CombinedOutput() ([]byte, error) {
 	if c.Stderr != nil {
 		return nil, errors.New("sandbox: Stderr already set")
 	}
-	var both bytes.Buffer
-	c.Stdout, c.Stderr = &both, &both
+	both := newCapture(c)
+	c.Stdout, c.Stderr = both, both
 	err := c.Run()
-	return both.Bytes(), err
+	return both.seal(), err
 }
 
 // StdinPipe returns a pipe connected to the command's standard input. Closing it is end of file for the command. Once the command takes no

@@ -187,3 +187,23 @@ func TestInitTimeStaysWithinTheBootWhateverTheGuestSays(t *testing.T) {
 		}
 	}
 }
+
+func TestCommandThatPrintsWithoutEndIsEndedAtTheLimit(t *testing.T) {
+	sb := agentSandbox(t)
+	for _, script := range []string{"while :; do echo flood; done", "trap '' PIPE; while :; do echo flood; done 2>/dev/null"} {
+		c := sb.Command(testContext(t), "sh", "-c", script)
+		out := newCapture(c)
+		out.limit = 1 << 20
+		c.Stdout = out
+		var err error
+		soon(t, "Run", func() { err = c.Run() })
+		var le *OutputLimitError
+		if !errors.As(err, &le) || le.Limit != 1<<20 {
+			t.Fatalf("%s: Run = %v, want an OutputLimitError", script, err)
+		}
+		got := out.seal()
+		if len(got) != 1<<20 || strings.Trim(string(got), "flod\n") != "" {
+			t.Fatalf("%s: %d bytes collected, want exactly the limit", script, len(got))
+		}
+	}
+}

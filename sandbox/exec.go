@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -175,12 +174,12 @@ func WithExecRlimit(name string, soft, hard uint64) ExecOption {
 
 // Exec runs the program name with args, waits for it, and returns what it printed and its exit code. A non-zero exit code is not an error.
 //
-// Errors: those of Cmd.Start and Cmd.Wait, but for *ExitError and ErrWaitDelay. When the context or the timeout ended the command, the
+// Errors: those of Cmd.Start and Cmd.Wait, but for *ExitError and ErrWaitDelay, and *OutputLimitError beyond DefaultMaxOutput. When the context or the timeout ended the command, the
 // Result holds what was printed until then. Safe for concurrent use.
 func (s *Sandbox) Exec(ctx context.Context, name string, args []string, opts ...ExecOption) (*Result, error) {
 	c := s.Command(ctx, name, args...)
-	var stdout, stderr bytes.Buffer
-	c.Stdout, c.Stderr = &stdout, &stderr
+	stdout, stderr := newCapture(c), newCapture(c)
+	c.Stdout, c.Stderr = stdout, stderr
 	for _, o := range opts {
 		if o == nil {
 			return nil, &ConfigError{"Exec", "nil", "an option is nil; leave it out instead"}
@@ -192,7 +191,7 @@ func (s *Sandbox) Exec(ctx context.Context, name string, args []string, opts ...
 	err := c.Run()
 	var res *Result
 	if c.ProcessState != nil {
-		res = &Result{c.ProcessState, stdout.Bytes(), stderr.Bytes()}
+		res = &Result{c.ProcessState, stdout.seal(), stderr.seal()}
 	}
 	var ee *ExitError
 	if errors.As(err, &ee) || errors.Is(err, ErrWaitDelay) {

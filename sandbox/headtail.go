@@ -1,9 +1,13 @@
 package sandbox
 
-import "bytes"
+import (
+	"bytes"
+	"sync"
+)
 
 // headTail keeps the first and the last bytes written to it, each up to half of its size.
 type headTail struct {
+	mu      sync.Mutex // a copy may still be inside Write when a command was given up
 	half    int
 	head    []byte
 	tail    []byte // a ring of half bytes once full
@@ -14,6 +18,8 @@ type headTail struct {
 func newHeadTail(size int) *headTail { return &headTail{half: size / 2} }
 
 func (h *headTail) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	n := len(p)
 	if room := h.half - len(h.head); room > 0 {
 		k := min(room, len(p))
@@ -40,6 +46,8 @@ func (h *headTail) Write(p []byte) (int, error) {
 
 // Bytes returns what was kept, with a line between the halves that says how many bytes are missing there.
 func (h *headTail) Bytes() []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	var b bytes.Buffer
 	b.Write(h.head)
 	if h.dropped > 0 {

@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/hutchvm/hutch/kvm"
 )
 
 func TestOptionsThatCannotWorkAreRefusedByName(t *testing.T) {
@@ -75,13 +73,10 @@ func TestForbiddenDeviceIsErrKVMPermission(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, want := range []string{kvm.ErrPermission.Error(), path} {
-		if !strings.Contains(strings.ToLower(string(out)), strings.ToLower(want)) && !strings.Contains(string(out), "permission denied") {
+	for _, want := range []string{"permission denied", path, "setfacl"} {
+		if !strings.Contains(string(out), want) {
 			t.Errorf("the error %q does not say %q", out, want)
 		}
-	}
-	if !strings.Contains(string(out), path) {
-		t.Errorf("the error %q does not name %s", out, path)
 	}
 }
 

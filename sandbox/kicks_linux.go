@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,6 +20,9 @@ type kickReader struct {
 	stop   *eventFD
 	wg     sync.WaitGroup
 }
+
+// pollRetry is the pause after a failed poll.
+const pollRetry = time.Millisecond
 
 // newKickReader makes one eventfd for each queue and has register tie it to the queue's number.
 func newKickReader(trans *virtio.MMIO, queues int, register func(queue uint64, fd int) error) (*kickReader, error) {
@@ -57,7 +61,10 @@ func (k *kickReader) run() {
 	}
 	for {
 		if _, err := unix.Poll(fds, -1); err != nil {
-			continue // EINTR; nothing else can happen to descriptors that are open
+			if err != unix.EINTR {
+				time.Sleep(pollRetry) // ENOMEM: the host is short of memory, and spinning would not help it
+			}
+			continue
 		}
 		if fds[0].Revents != 0 {
 			return

@@ -16,7 +16,7 @@ import (
 // The lab is a hundred times slower than real hardware, and jittery: nothing here may fail because of that.
 const (
 	bootTimeout = 4 * time.Minute
-	execTimeout = 4 * time.Minute
+	execTimeout = 10 * time.Minute
 )
 
 func TestMain(m *testing.M) {

@@ -1,0 +1,59 @@
+package sandbox
+
+import (
+	"bytes"
+	"fmt"
+	"sync"
+)
+
+// DefaultMaxOutput bounds what Exec, Shell, Output and CombinedOutput collect of each stream: 64 MiB. A command that prints more is ended and
+// the call returns an *OutputLimitError: a guest must not be able to exhaust the host's memory. For more, give Cmd a Writer of your own.
+const DefaultMaxOutput = 64 << 20
+
+// An OutputLimitError says that a command printed more than its caller was ready to collect. What was collected is in the result.
+type OutputLimitError struct {
+	Limit int // bytes of one stream
+}
+
+func (e *OutputLimitError) Error() string {
+	return fmt.Sprintf("the command printed more than %d bytes; stream its output to a Writer of your own, through Cmd.Stdout and Cmd.Stderr", e.Limit)
+}
+
+// capture collects output up to a limit. After seal nothing is added any more: a copy that is still inside Write when a command was given up
+// must not touch what the caller reads.
+type capture struct {
+	mu     sync.Mutex
+	buf    bytes.Buffer // at most limit bytes
+	limit  int
+	full   func() // called once, when the limit is reached
+	sealed bool
+}
+
+// newCapture collects for c, which is ended when it prints too much: closing its pipe alone would leave it running if it ignores that.
+func newCapture(c *Cmd) *capture {
+	return &capture{limit: DefaultMaxOutput, full: func() { _ = c.Kill() }} // a command that has ended already needs no killing
+}
+
+// Write fails with an *OutputLimitError at the limit, and takes what fits.
+func (c *capture) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sealed {
+		return len(p), nil
+	}
+	if room := c.limit - c.buf.Len(); len(p) > room {
+		c.buf.Write(p[:room])
+		c.sealed = true
+		c.full()
+		return room, &OutputLimitError{Limit: c.limit}
+	}
+	return c.buf.Write(p)
+}
+
+// seal ends the collecting and returns what was collected. The caller owns it.
+func (c *capture) seal() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sealed = true
+	return c.buf.Bytes()
+}
