@@ -117,6 +117,7 @@ func connectMode(t testing.TB, mode string) (*channel.Client, *exec.Cmd) {
 	}
 	t.Cleanup(func() {
 		c.Close()
+		cmd.Process.Signal(unix.SIGCONT) // of a test that froze it and failed
 		cmd.Wait()
 	})
 	return c, cmd
