@@ -211,8 +211,8 @@ func (q *Queue) loadAvail(off int) uint16 { return load16(q.avail, q.availBase+o
 // Source: VIRTIO 1.2 §2.7.13 seen from the device.
 func (q *Queue) Pop() (c *Chain, ok bool, err error) {
 	q.mu.Lock()
+	defer q.unlock() // a fault on guest memory must not leave the lock behind
 	c, err = q.popLocked()
-	q.unlock()
 	return c, c != nil, err
 }
 

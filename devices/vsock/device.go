@@ -116,8 +116,10 @@ func (d *Device) Activate(_ uint64, queues []*virtio.Queue, irq virtio.Interrupt
 	if d.closed {
 		return fmt.Errorf("vsock: activate: %w", net.ErrClosed)
 	}
+	// Wanted only while a packet waits for a buffer. This touches guest memory: a
+	// fault here must find no worker entered that Reset would wait for.
+	w.rx.DisableNotifications()
 	d.run = w
-	w.rx.DisableNotifications() // wanted only while a packet waits for a buffer
 	go d.work(w)
 	return nil
 }
