@@ -38,6 +38,7 @@ type guard struct {
 	streams  map[uint32]*guardStream
 	maxID    uint32 // highest stream id that this end opened
 	pings    tokens
+	pongs    int // pings handed to yamux whose answer it has not sent
 	goneAway bool
 	err      error // why Read ends, once ready is drained
 	closed   bool
@@ -240,9 +241,12 @@ func (h frameHeader) check() error {
 func (g *guard) admit(h *frameHeader, now func() time.Time) (pass bool, err error) {
 	switch h.Type {
 	case framePing:
-		if !g.pings.take(now(), pingRate, pingBurst) {
+		// An answer that cannot leave, because the guest stopped reading, holds
+		// a goroutine of yamux: slow pings pile up as well.
+		if !g.pings.take(now(), pingRate, pingBurst) || g.pongs >= pingBurst {
 			return false, frameError(*h, "ping flood")
 		}
+		g.pongs++
 		return true, nil
 	case frameGoAway:
 		if g.goneAway {
@@ -313,11 +317,14 @@ func (g *guard) admitOpen(h frameHeader, s *guardStream) error {
 
 // outbound follows the frames that yamux sends.
 func (g *guard) outbound(h frameHeader) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if h.Type == framePing && h.Flags&flagACK != 0 {
+		g.pongs--
+	}
 	if h.Type > frameWindow {
 		return
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	if h.Flags&flagSYN != 0 {
 		g.streams[h.Stream] = &guardStream{recv: initialWindow, send: initialWindow}
 		g.maxID = max(g.maxID, h.Stream)

@@ -139,6 +139,29 @@ func TestPingFloodCostsNothing(t *testing.T) {
 	<-c.Done()
 }
 
+// TestSlowPingsOfAGuestThatReadsNothingEndTheSession: each answer that cannot
+// leave is a goroutine, however slowly the pings come.
+func TestSlowPingsOfAGuestThatReadsNothingEndTheSession(t *testing.T) {
+	g := &guard{}
+	at := time.Unix(1, 0)
+	slowly := func() time.Time { at = at.Add(time.Minute); return at }
+	ping := frameHeader{Type: framePing, Flags: flagSYN}
+	for range 1000 { // answered ones are welcome for ever
+		if pass, err := g.admit(&ping, slowly); !pass || err != nil {
+			t.Fatal(pass, err)
+		}
+		g.outbound(frameHeader{Type: framePing, Flags: flagACK})
+	}
+	for range pingBurst {
+		if pass, err := g.admit(&ping, slowly); !pass || err != nil {
+			t.Fatal(pass, err)
+		}
+	}
+	if pass, err := g.admit(&ping, slowly); pass || err == nil {
+		t.Fatalf("ping %d without an answer was passed on", pingBurst+1)
+	}
+}
+
 func TestFramesForAResetStreamAreDropped(t *testing.T) {
 	c, guest := fakeAgent(t)
 	go io.Copy(io.Discard, guest)
@@ -227,6 +250,10 @@ func TestHostileControlMessages(t *testing.T) {
 		{"failed after start", [][]byte{started, control(t, 0, &agentMsg{Failed: &failedMsg{Stage: "x"}})}},
 		{"totals before exit", [][]byte{started, control(t, 0, &agentMsg{Drained: &drainedMsg{}})}},
 		{"two exits", [][]byte{started, control(t, 0, &agentMsg{Exited: &exitedMsg{}}), control(t, 0, &agentMsg{Exited: &exitedMsg{}})}},
+		{"exit code that wraps to success", [][]byte{started, control(t, 0, &agentMsg{Exited: &exitedMsg{Code: 256}})}},
+		{"exit code below 0", [][]byte{started, control(t, 0, &agentMsg{Exited: &exitedMsg{Code: -1}})}},
+		{"signal that cancels 128", [][]byte{started, control(t, 0, &agentMsg{Exited: &exitedMsg{Code: -1, Signal: -128}})}},
+		{"signal beside code 0", [][]byte{started, control(t, 0, &agentMsg{Exited: &exitedMsg{Signal: 9}})}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, guest := fakeAgent(t)
