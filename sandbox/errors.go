@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"syscall"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hutchvm/hutch/boot"
 	"github.com/hutchvm/hutch/kvm"
@@ -126,10 +128,11 @@ func withConsole(msg string, console []byte) string {
 	return msg + "; last console lines:\n  " + strings.Join(lines, "\n  ")
 }
 
+// sanitize shows guest text: everything that is not printable, direction marks included, is a dot.
 func sanitize(b []byte) string {
 	b = bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n"))
 	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || (r >= 0x20 && r != 0x7f && r < 0x80) || r >= 0xa0 {
+		if r == '\n' || r == '\t' || (unicode.IsPrint(r) && r != utf8.RuneError) {
 			return r
 		}
 		return '.'

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -188,4 +190,47 @@ func TestParseRlimit(t *testing.T) {
 			t.Errorf("ParseRlimit(%q) = %v, want a ConfigError", in, err)
 		}
 	}
+}
+
+func TestFaultLogIsBoundedAndNeverWaitsForTheHandler(t *testing.T) {
+	var out lockedBuffer
+	gate := make(chan struct{})
+	f := newFaultLog(slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) { <-gate; return out.Write(p) }), nil)))
+	stop := make(chan struct{})
+	go f.run(stop)
+	const faults = 100_000
+	for range faults {
+		f.report(errors.New("the guest broke its ring")) // returns although the handler stands still
+	}
+	close(gate)
+	for deadline := time.Now().Add(time.Minute); len(f.faults) > 0 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	close(stop)
+	<-f.done
+	lines := strings.Count(out.String(), "\n")
+	if most := 3 * faultBurst; lines == 0 || lines > most {
+		t.Fatalf("%d lines logged for %d faults, want 1 to %d", lines, faults, most)
+	}
+	if !strings.Contains(out.String(), "suppressed=") {
+		t.Errorf("the log does not count what was left out: %s", out.String())
+	}
+}
+
+// lockedBuffer is a bytes.Buffer that goroutines may share.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

@@ -41,6 +41,7 @@ type machine struct {
 	serial *devices.Serial
 	kicks  *kickReader
 	irqs   []*eventFD
+	faults *faultLog
 
 	threads sync.WaitGroup // virtual CPUs
 
@@ -136,7 +137,8 @@ func (m *machine) addDevices() error {
 		return err
 	}
 	m.trans = virtio.NewMMIO(m.mem, m.sock, raise)
-	m.trans.SetFaultHandler(func(err error) { m.cfg.logger.Warn("socket device fault", "err", err) })
+	m.faults = newFaultLog(m.cfg.logger)
+	m.trans.SetFaultHandler(m.faults.report)
 	if err := m.mmio.Add("virtio-vsock", slot.Base, slot.Size, m.trans); err != nil {
 		return err
 	}
@@ -178,6 +180,7 @@ func (m *machine) start() {
 	for _, vcpu := range m.vcpus {
 		go m.runVCPU(vcpu)
 	}
+	go m.faults.run(m.ended)
 	go m.supervise()
 }
 
