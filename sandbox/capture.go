@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"sync"
 )
 
@@ -56,4 +57,34 @@ func (c *capture) seal() []byte {
 	defer c.mu.Unlock()
 	c.sealed = true
 	return c.buf.Bytes()
+}
+
+// A collector gathers one stream of a command.
+type collector interface {
+	io.Writer
+	collected() (kept []byte, dropped int64) // ends the collecting
+}
+
+// newCollector collects what c's options say.
+func newCollector(c *Cmd) collector {
+	if c.maxOutput > 0 {
+		return newHeadTail(c.maxOutput)
+	}
+	return newCapture(c)
+}
+
+func (c *capture) collected() ([]byte, int64) { return c.seal(), 0 }
+
+func (h *headTail) collected() ([]byte, int64) {
+	kept := h.Bytes()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return kept, h.dropped
+}
+
+func newResult(state *ProcessState, stdout, stderr collector) *Result {
+	r := &Result{state: state}
+	r.stdout, r.droppedStdout = stdout.collected()
+	r.stderr, r.droppedStderr = stderr.collected()
+	return r
 }

@@ -33,6 +33,13 @@ type Cmd struct {
 	// User is the user the command runs as: "name", "uid", "name:group" or "uid:gid". If empty, it is root.
 	User string
 
+	// TTY runs the command on a new terminal of the guest, which is its standard input, output and error: all it prints arrives on Stdout, and
+	// the end of Stdin types the terminal's end-of-file character. If nil, the command has pipes.
+	TTY *TTY
+
+	// SessionID names the command, at most 128 bytes, unique among the running ones. If empty, it gets a random one.
+	SessionID string
+
 	// Stdin is the command's standard input. If nil, the command reads from the null device and sees end of file at once. Otherwise a
 	// goroutine copies it; a command that exits without reading all of it is no error.
 	Stdin io.Reader
@@ -53,11 +60,13 @@ type Cmd struct {
 	// Err is an error of the command's construction, returned by Start.
 	Err error
 
-	ctx      context.Context
-	sb       *Sandbox
-	rlimits  []Rlimit
-	extraEnv []string
-	timeout  time.Duration
+	ctx       context.Context
+	sb        *Sandbox
+	rlimits   []Rlimit
+	extraEnv  []string
+	timeout   time.Duration
+	stdinPipe bool // WithExecStdinPipe
+	maxOutput int  // WithExecMaxOutput; 0 = not given
 
 	mu      sync.Mutex // guards what follows
 	started bool
@@ -65,6 +74,13 @@ type Cmd struct {
 	proc    *process
 	readers []*io.PipeReader // the caller's ends of output pipes
 	closers []io.Closer      // all ends of all pipes, closed when the command is over or could not start
+}
+
+// A TTY describes the terminal of a command. Rows and Cols are in characters; zero is 24 and 80. Term is the value of TERM unless the
+// command's environment sets it; empty is "xterm-256color".
+type TTY struct {
+	Rows, Cols uint16
+	Term       string
 }
 
 // DefaultWaitDelay is how long output is still read after a command exited while other processes hold its pipes open.

@@ -22,7 +22,7 @@ import (
 )
 
 // agentSandbox is a sandbox without a machine: its agent runs in this process, which shows Cmd's behaviour without a guest.
-func agentSandbox(t *testing.T) *Sandbox {
+func agentSandbox(t testing.TB) *Sandbox {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

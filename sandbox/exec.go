@@ -87,6 +87,8 @@ type Result struct {
 	state  *ProcessState
 	stdout []byte
 	stderr []byte
+
+	droppedStdout, droppedStderr int64
 }
 
 // Stdout returns the standard output as a string; its bytes are exact, whether or not they are UTF-8.
@@ -101,13 +103,22 @@ func (r *Result) StdoutBytes() []byte { return r.stdout }
 // StderrBytes returns the standard error. The caller may keep and change it.
 func (r *Result) StderrBytes() []byte { return r.stderr }
 
-// ExitCode returns the exit code, or 128+n when signal n ended the command.
-func (r *Result) ExitCode() int { return r.state.ExitCode() }
+// Dropped returns how many bytes of each stream WithExecMaxOutput left out between the start and the end that were kept.
+func (r *Result) Dropped() (stdout, stderr int64) { return r.droppedStdout, r.droppedStderr }
+
+// ExitCode returns the exit code, 128+n when signal n ended the command, or -1 when it is not known because the error that came with the
+// Result ended the command.
+func (r *Result) ExitCode() int {
+	if r.state == nil {
+		return -1
+	}
+	return r.state.ExitCode()
+}
 
 // Success says whether the command exited with code 0.
-func (r *Result) Success() bool { return r.state.Success() }
+func (r *Result) Success() bool { return r.ExitCode() == 0 }
 
-// State returns the details: signal, CPU time, byte totals.
+// State returns the details: signal, CPU time, byte totals. It is nil when the exit code is not known.
 func (r *Result) State() *ProcessState { return r.state }
 
 // Err returns nil when the exit code is 0, else an *ExitError.
@@ -115,7 +126,11 @@ func (r *Result) Err() error {
 	if r.Success() {
 		return nil
 	}
-	return &ExitError{Code: r.ExitCode(), Signal: r.state.Signal(), Stderr: r.stderr}
+	e := &ExitError{Code: r.ExitCode(), Stderr: r.stderr}
+	if r.state != nil {
+		e.Signal = r.state.Signal()
+	}
+	return e
 }
 
 // An ExecOption changes one setting of a single Exec or Shell.
@@ -178,20 +193,18 @@ func WithExecRlimit(name string, soft, hard uint64) ExecOption {
 // Result holds what was printed until then. Safe for concurrent use.
 func (s *Sandbox) Exec(ctx context.Context, name string, args []string, opts ...ExecOption) (*Result, error) {
 	c := s.Command(ctx, name, args...)
-	stdout, stderr := newCapture(c), newCapture(c)
-	c.Stdout, c.Stderr = stdout, stderr
-	for _, o := range opts {
-		if o == nil {
-			return nil, &ConfigError{"Exec", "nil", "an option is nil; leave it out instead"}
-		}
-		if err := o(c); err != nil {
-			return nil, err
-		}
+	if err := c.apply("Exec", opts); err != nil {
+		return nil, err
 	}
+	if c.stdinPipe {
+		return nil, &ConfigError{"Exec", "WithExecStdinPipe", "nobody could write to the pipe; use ExecStream, or give WithExecStdin a reader"}
+	}
+	stdout, stderr := newCollector(c), newCollector(c)
+	c.Stdout, c.Stderr = stdout, stderr
 	err := c.Run()
 	var res *Result
 	if c.ProcessState != nil {
-		res = &Result{c.ProcessState, stdout.seal(), stderr.seal()}
+		res = newResult(c.ProcessState, stdout, stderr)
 	}
 	var ee *ExitError
 	if errors.As(err, &ee) || errors.Is(err, ErrWaitDelay) {

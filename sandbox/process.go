@@ -16,6 +16,7 @@ type process struct {
 	sb     *Sandbox
 	p      *channel.Process
 	cancel context.CancelFunc // frees the timeout's timer
+	stop   func()             // stops that timer: the process has exited, only its output is still on the way
 }
 
 // killGrace is the time between SIGTERM and SIGKILL when a command's own timeout ends it.
@@ -54,17 +55,39 @@ func (s *Sandbox) start(c *Cmd) (*process, error) {
 	for _, l := range c.rlimits {
 		req.Rlimits = append(req.Rlimits, channel.Rlimit{Name: l.Name, Soft: l.Soft, Hard: l.Hard})
 	}
-	ctx, cancel := c.ctx, context.CancelFunc(func() {})
+	if c.TTY != nil {
+		req.TTY = &channel.TTY{Rows: c.TTY.Rows, Cols: c.TTY.Cols, Term: c.TTY.Term}
+	}
+	req.Session = c.SessionID
+	ctx, cancel, stop := c.ctx, context.CancelFunc(func() {}), func() {}
 	if c.timeout > 0 {
 		// The guest keeps the time as well; the host is later by what the guest needs to report it.
-		ctx, cancel = context.WithTimeout(ctx, c.timeout+killGrace+timeoutSlack)
+		ctx, cancel, stop = limitTime(ctx, c.timeout+killGrace+timeoutSlack)
 	}
 	p, err := s.client.Start(ctx, req, channel.Stdio{Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr})
 	if err != nil {
 		cancel()
 		return nil, s.failure(err)
 	}
-	return &process{sb: s, p: p, cancel: cancel}, nil
+	return &process{sb: s, p: p, cancel: cancel, stop: stop}, nil
+}
+
+// limitedContext is a context whose deadline can be lifted.
+type limitedContext struct{ context.Context }
+
+func (c limitedContext) Err() error {
+	err := c.Context.Err()
+	if err != nil && context.Cause(c.Context) == context.DeadlineExceeded {
+		return context.DeadlineExceeded
+	}
+	return err
+}
+
+// limitTime is context.WithTimeout with a way to stop the clock.
+func limitTime(parent context.Context, d time.Duration) (ctx context.Context, cancel context.CancelFunc, stop func()) {
+	inner, end := context.WithCancelCause(parent)
+	t := time.AfterFunc(d, func() { end(context.DeadlineExceeded) })
+	return limitedContext{inner}, func() { t.Stop(); end(context.Canceled) }, func() { t.Stop() }
 }
 
 // timeoutSlack is how much later than the guest the host enforces a command's timeout.
