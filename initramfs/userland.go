@@ -16,7 +16,7 @@ import (
 // The recipe of the userland is a Go module of its own. go.mod and go.sum are stored under other names, because go:embed leaves out folders
 // that are modules.
 //
-//go:embed _userland/go.mod.txt _userland/go.sum.txt _userland/tools.go _userland/cmd/*/*.go
+//go:embed _userland/go.mod.txt _userland/go.sum.txt _userland/tools.go _userland/cmd/*/*.go _userland/lib/*/*.go
 var recipeFS embed.FS
 
 const (
