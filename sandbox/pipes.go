@@ -25,7 +25,14 @@ func (o *outputReader) Close() error { return o.r.CloseWithError(channel.ErrRead
 // inputPipe is the copying end of StdinPipe.
 type inputPipe struct{ r *io.PipeReader }
 
-func (i *inputPipe) Read(p []byte) (int, error) { return i.r.Read(p) }
+// Read ends as at the end of input once this end was closed, which happens after the process has exited: no failure of the caller's.
+func (i *inputPipe) Read(p []byte) (int, error) {
+	n, err := i.r.Read(p)
+	if err == io.ErrClosedPipe {
+		err = io.EOF
+	}
+	return n, err
+}
 
 // EndOfReads is called by package channel when the command takes no more: whoever writes on must not wait for ever.
 func (i *inputPipe) EndOfReads() { i.r.CloseWithError(syscall.EPIPE) }
