@@ -40,8 +40,18 @@ func agentSandbox(t testing.TB) *Sandbox {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { client.Close(); <-served })
-	return &Sandbox{cfg: &config{shell: "/bin/sh"}, client: client, machine: &machine{ended: make(chan struct{}), done: make(chan struct{})}}
+	m := &machine{ended: make(chan struct{}), done: make(chan struct{})}
+	t.Cleanup(func() {
+		select {
+		case <-m.ended:
+		default:
+			m.cause = ErrClosed
+			close(m.ended)
+		}
+		client.Close()
+		<-served
+	})
+	return &Sandbox{cfg: &config{shell: "/bin/sh"}, client: client, machine: m}
 }
 
 // soon fails the test when f has not returned after a generous time.

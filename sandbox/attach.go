@@ -1,0 +1,219 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// A WinSize is the size of a terminal in characters.
+type WinSize struct{ Rows, Cols uint16 }
+
+var (
+	// ErrDetached: the detach keys were typed; the command goes on. The error is a *DetachedError.
+	ErrDetached = errors.New("detached")
+	// ErrNotTerminal: the program's standard input is no terminal. The error is a *TerminalError.
+	ErrNotTerminal = errors.New("not a terminal")
+)
+
+// A DetachedError names the session that was left running, for errors.Is(err, ErrDetached).
+type DetachedError struct{ SessionID string }
+
+func (e *DetachedError) Error() string {
+	return fmt.Sprintf("detached from session %s, which goes on until the sandbox is closed", e.SessionID)
+}
+
+// Is makes errors.Is(err, ErrDetached) true.
+func (e *DetachedError) Is(target error) bool { return target == ErrDetached }
+
+// A TerminalError says why the caller's terminal cannot be used; for a file that is none, errors.Is(err, ErrNotTerminal).
+type TerminalError struct {
+	Op  string // what was tried
+	Err error
+}
+
+func (e *TerminalError) Error() string {
+	return "attach: " + e.Op + ": " + e.Err.Error() + "; run it in a terminal, or give WithAttachIO a reader and a writer"
+}
+
+func (e *TerminalError) Unwrap() error { return e.Err }
+
+// attachment is what the options of AttachWith say.
+type attachment struct {
+	args   []string
+	exec   []ExecOption
+	keys   []byte
+	size   WinSize
+	in     io.Reader // nil = the caller's terminal
+	out    io.Writer
+	resize <-chan WinSize
+	term   string // TERM of the caller's terminal
+	open   func() (*terminal, error)
+}
+
+// An AttachOption changes one setting of AttachWith.
+type AttachOption func(*attachment) error
+
+// WithAttachArgs sets the program's arguments.
+func WithAttachArgs(args ...string) AttachOption {
+	return func(a *attachment) error { a.args = args; return nil }
+}
+
+// WithAttachExec applies options of Exec. The terminal and the standard input are the attachment's own.
+func WithAttachExec(opts ...ExecOption) AttachOption {
+	return func(a *attachment) error { a.exec = append(a.exec, opts...); return nil }
+}
+
+// WithAttachCwd is WithExecCwd.
+func WithAttachCwd(dir string) AttachOption { return WithAttachExec(WithExecCwd(dir)) }
+
+// WithAttachUser is WithExecUser.
+func WithAttachUser(user string) AttachOption { return WithAttachExec(WithExecUser(user)) }
+
+// WithAttachEnv is WithExecEnv.
+func WithAttachEnv(env map[string]string) AttachOption { return WithAttachExec(WithExecEnv(env)) }
+
+// WithAttachDetachKeys sets the keys that detach: a comma-separated list of single characters and ctrl-X, where X is a letter or one of
+// @ [ \ ] ^ _. The default is DefaultDetachKeys; the empty string switches detaching off.
+func WithAttachDetachKeys(keys string) AttachOption {
+	return func(a *attachment) (err error) { a.keys, err = parseDetachKeys(keys); return err }
+}
+
+// WithAttachSize sets the terminal's first size; zero is the caller's terminal's, or 24 and 80 with WithAttachIO.
+func WithAttachSize(rows, cols uint16) AttachOption {
+	return func(a *attachment) error { a.size = WinSize{rows, cols}; return nil }
+}
+
+// WithAttachIO connects the command's terminal to in and out instead of the caller's: what is read from in is typed, what the terminal shows
+// is written to out. The end of in types the end-of-file character. Each value of resize, which may be nil, sets the size.
+//
+// If in has SetReadDeadline, as a net.Conn, a Read that waits at the end is interrupted by it; any other Read goes on, and what it returns is
+// lost.
+func WithAttachIO(in io.Reader, out io.Writer, resize <-chan WinSize) AttachOption {
+	return func(a *attachment) error {
+		if in == nil || out == nil {
+			return &ConfigError{"WithAttachIO", "nil", "give a reader and a writer; io.Discard will do"}
+		}
+		a.in, a.out, a.resize = in, out, resize
+		return nil
+	}
+}
+
+// Attach runs the program name with args on a terminal that is the caller's: keys go to the program, its screen is shown, and a change of
+// size follows. It returns the exit code when the program ends. It needs a terminal as the standard input; AttachWith has the options.
+//
+// Errors: those of Cmd.Start and Cmd.Wait but *ExitError; *TerminalError; *DetachedError when the detach keys were typed, with code -1. When
+// ctx ends, the program is killed. The caller's terminal is as it was before, whatever happened.
+func (s *Sandbox) Attach(ctx context.Context, name string, args ...string) (exitCode int, err error) {
+	return s.AttachWith(ctx, name, WithAttachArgs(args...))
+}
+
+// AttachShell attaches to the sandbox's shell (WithShell, by default /bin/sh). Otherwise it is Attach.
+func (s *Sandbox) AttachShell(ctx context.Context) (exitCode int, err error) {
+	return s.AttachWith(ctx, s.cfg.shell)
+}
+
+// AttachWith is Attach with options. Errors: also *ConfigError for an option.
+func (s *Sandbox) AttachWith(ctx context.Context, name string, opts ...AttachOption) (exitCode int, err error) {
+	if ctx == nil {
+		return -1, &ConfigError{"AttachWith", "nil", "the context is nil; give context.Background()"}
+	}
+	a := &attachment{open: openTerminal}
+	if a.keys, err = parseDetachKeys(DefaultDetachKeys); err != nil {
+		return -1, err
+	}
+	for _, o := range opts {
+		if o == nil {
+			return -1, &ConfigError{"AttachWith", "nil", "an option is nil; leave it out instead"}
+		}
+		if err := o(a); err != nil {
+			return -1, err
+		}
+	}
+	enterRaw := func() error { return nil }
+	if a.in == nil {
+		t, err := a.open()
+		if err != nil {
+			return -1, err
+		}
+		defer t.close()
+		a.in, a.out, a.resize, a.term = t, t.out(), t.sizes, hostTerm()
+		if a.size == (WinSize{}) {
+			a.size = t.size()
+		}
+		enterRaw = t.enterRaw
+	}
+	return s.runAttached(ctx, name, a, enterRaw)
+}
+
+// runAttached starts the command and bridges its terminal until the command, ctx or the user ends it.
+func (s *Sandbox) runAttached(ctx context.Context, name string, a *attachment, enterRaw func() error) (int, error) {
+	// A command that was detached from must not end with ctx.
+	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	release := context.AfterFunc(ctx, func() { cancel(ctx.Err()) })
+	opts := append(a.exec[:len(a.exec):len(a.exec)], WithExecTTY(a.size.Rows, a.size.Cols), WithExecStdinPipe(), withTerm(a.term))
+	h, err := s.ExecStream(causeContext{inner}, name, a.args, opts...)
+	if err != nil {
+		release()
+		cancel(nil)
+		return -1, err
+	}
+	detached := false
+	defer func() {
+		if !detached {
+			release()
+			h.Close()
+			cancel(nil)
+		}
+	}()
+	if err := enterRaw(); err != nil {
+		return -1, err
+	}
+	b := newBridge(h, a)
+	b.start()
+	select {
+	case <-b.shown:
+	case <-ctx.Done():
+		// A Write to the caller's terminal may hang; what the command printed before gets a moment.
+		await(b.shown, attachGrace)
+	case <-b.found:
+		if detached = release(); !detached {
+			break // ctx ended at the same time, and the command with it
+		}
+		b.stop()
+		go func() { // nobody looks any more, and the command must not stall
+			defer cancel(nil)
+			_, _ = h.Wait(context.Background())
+		}()
+		return -1, &DetachedError{h.proc.p.ID()}
+	}
+	b.stop()
+	if err := b.failure(); err != nil {
+		return -1, fmt.Errorf("attach: writing to the terminal: %w", err)
+	}
+	if ctx.Err() != nil {
+		h.Close()
+	}
+	res, err := h.Wait(context.Background())
+	return res.ExitCode(), err
+}
+
+// attachGrace bounds how long an attachment that is over waits for a hanging Write.
+const attachGrace = 500 * time.Millisecond
+
+// withTerm passes the caller's terminal type on.
+func withTerm(term string) ExecOption {
+	return func(c *Cmd) error { c.TTY.Term = term; return nil }
+}
+
+// causeContext is a context whose Err is its cause: WithoutCancel has hidden the caller's.
+type causeContext struct{ context.Context }
+
+func (c causeContext) Err() error {
+	if c.Context.Err() == nil {
+		return nil
+	}
+	return context.Cause(c.Context)
+}
