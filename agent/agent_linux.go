@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -34,6 +35,9 @@ type Options struct {
 	Cgroup string
 	// MaxSessions bounds the execs that run at once; 0 = 1024.
 	MaxSessions int
+	// ReplayBytes bounds what all detachable sessions keep of their output; 0 =
+	// 256 MiB. A session reserves its Request.Replay for each stream.
+	ReplayBytes int64
 	// Phases and Warnings are passed to the host in the handshake.
 	Phases   []channel.Phase
 	Warnings []string
@@ -53,6 +57,10 @@ type Agent struct {
 	kids    children
 	cgroups *cgroups // nil = none
 	execs   atomic.Int64
+	table   *table
+	wg      sync.WaitGroup  // detachable sessions
+	ctx     context.Context // ends at Close
+	end     context.CancelFunc
 }
 
 // New makes an agent. The only error is an Options.Cgroup that cannot be used.
@@ -66,7 +74,16 @@ func New(opt Options) (*Agent, error) {
 	if opt.start == 0 {
 		opt.start = bootTime()
 	}
-	a := &Agent{opt: opt, kids: opt.kids}
+	a := &Agent{opt: opt, kids: opt.kids, table: &table{
+		maxReplay: opt.ReplayBytes, maxRunning: opt.MaxSessions, byID: make(map[string]*session),
+	}}
+	if a.table.maxReplay <= 0 {
+		a.table.maxReplay = defaultReplayTotal
+	}
+	if a.table.maxRunning <= 0 {
+		a.table.maxRunning = 1024
+	}
+	a.ctx, a.end = context.WithCancel(context.Background())
 	if a.kids == nil {
 		a.kids = ownChildren{}
 	}
@@ -79,8 +96,16 @@ func New(opt Options) (*Agent, error) {
 	return a, nil
 }
 
-// Close removes the agent's cgroups. Call it after every Serve has returned.
+// Close ends the detachable sessions and removes the agent's cgroups. Call it
+// after every Serve has returned.
 func (a *Agent) Close() error {
+	a.end()
+	for _, s := range a.table.all() {
+		if s.running() {
+			s.terminate(0)
+		}
+	}
+	a.wg.Wait()
 	if a.cgroups != nil {
 		a.cgroups.close()
 	}
@@ -135,6 +160,10 @@ func closeOnExec(conn any) {
 type handler struct{ a *Agent }
 
 func (h *handler) Exec(ctx context.Context, x *channel.Exec) {
+	if x.Request().Detachable {
+		h.execDetachable(ctx, x)
+		return
+	}
 	s := &session{a: h.a, x: x, req: x.Request(), ctx: ctx}
 	if f := s.start(); f != nil {
 		x.Failed(f)
@@ -152,6 +181,9 @@ func (h *handler) Stats() channel.Stats {
 		HeapBytes: int64(m.HeapAlloc), SysBytes: int64(m.Sys), Uptime: bootTime(),
 		Zombies: countZombies(), Reaped: h.a.kids.orphans(),
 	}
+	h.a.table.mu.Lock()
+	st.Detachable, st.Replay = len(h.a.table.byID), h.a.table.replay
+	h.a.table.mu.Unlock()
 	if h.a.cgroups != nil {
 		st.Cgroups = h.a.cgroups.count()
 	}

@@ -24,8 +24,8 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, chunk); return &b }}
 
 // outCopy moves a process's output to the host.
 type outCopy struct {
-	f      *os.File           // read end of the pipe, or the terminal; in Go's poller
-	w      *channel.OutStream // nil = discard (a terminal must be read anyway)
+	f      *os.File       // read end of the pipe, or the terminal; in Go's poller
+	w      io.WriteCloser // nil = discard (a terminal must be read anyway)
 	tty    bool
 	stderr bool
 	n      int64 // bytes written to w; final after done

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"io"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,49 @@ type session struct {
 	timedOut atomic.Bool
 	killed   atomic.Bool   // somebody wants the tree dead
 	over     chan struct{} // closed when the exec is over
+
+	// Of a detachable session.
+	rings    [2]*ring // stdout, stderr; nil = the session is not detachable, or has no stderr of its own
+	sink     *stdinSink
+	exited   chan struct{} // closed when record is there
+	recMu    sync.Mutex
+	record   *channel.Exit
+	watchers atomic.Int32
+	// Guarded by the table's mu.
+	seq      int64
+	ready    bool
+	reserved int64
+	endedAt  time.Time
+}
+
+// detachable reports whether the session outlives its control stream.
+func (s *session) detachable() bool { return s.rings[0] != nil }
+
+// dests are where the outputs go; nil = nowhere.
+func (s *session) dests() (d [2]io.WriteCloser) {
+	if s.detachable() {
+		for i, r := range s.rings {
+			if r != nil {
+				d[i] = r
+			}
+		}
+		return d
+	}
+	for i, out := range []*channel.OutStream{s.x.Stdout(), s.x.Stderr()} {
+		if out != nil {
+			d[i] = out
+		}
+	}
+	return d
+}
+
+// takeStdin makes f, our end of the process's stdin, the session's.
+func (s *session) takeStdin(f *os.File, tty bool) {
+	if s.detachable() {
+		s.sink = &stdinSink{f: f, tty: tty}
+	} else {
+		s.stdin = &inCopy{r: s.x.Stdin(), f: f, tty: tty, done: make(chan struct{})}
+	}
 }
 
 // run serves a started session.

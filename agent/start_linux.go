@@ -188,16 +188,16 @@ func (s *session) stdio(attr *syscall.ProcAttr) (files fds, err error) {
 	}
 	files = append(files, null)
 	attr.Files = []uintptr{uintptr(null), uintptr(null), uintptr(null)}
-	if in := s.x.Stdin(); in != nil {
+	if s.x.Stdin() != nil || s.detachable() && s.req.OpenStdin {
 		r, w, err := pipe()
 		if err != nil {
 			return files, err
 		}
 		files = append(files, r)
 		attr.Files[0] = uintptr(r)
-		s.stdin = &inCopy{r: in, f: ours(w, "stdin"), done: make(chan struct{})}
+		s.takeStdin(ours(w, "stdin"), false)
 	}
-	for i, out := range []*channel.OutStream{s.x.Stdout(), s.x.Stderr()} {
+	for i, out := range s.dests() {
 		if out == nil {
 			continue
 		}
@@ -255,16 +255,16 @@ func (s *session) terminal(attr *syscall.ProcAttr) (files fds, err error) {
 	if err != nil {
 		return files, err
 	}
-	s.outs = []*outCopy{{f: ours(mfd, "terminal"), w: s.x.Stdout(), tty: true, done: make(chan struct{})}}
+	s.outs = []*outCopy{{f: ours(mfd, "terminal"), w: s.dests()[0], tty: true, done: make(chan struct{})}}
 	if mfd, err = dup(master); err != nil {
 		return files, err
 	}
 	s.tty = ours(mfd, "terminal")
-	if in := s.x.Stdin(); in != nil {
+	if s.x.Stdin() != nil || s.detachable() {
 		if mfd, err = dup(master); err != nil {
 			return files, err
 		}
-		s.stdin = &inCopy{r: in, f: ours(mfd, "terminal"), tty: true, done: make(chan struct{})}
+		s.takeStdin(ours(mfd, "terminal"), true)
 	}
 	if id, err := lookupUser("/etc", s.req.User); err == nil && id.switches() {
 		_ = unix.Fchown(sfd, int(id.uid), -1) // so that /dev/tty can be opened by name
@@ -300,6 +300,9 @@ func (s *session) closeFiles() {
 	}
 	if s.stdin != nil {
 		s.stdin.f.Close()
+	}
+	if s.sink != nil {
+		s.sink.f.Close()
 	}
 	if s.tty != nil {
 		s.tty.Close()

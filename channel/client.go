@@ -60,7 +60,8 @@ type Client struct {
 	wg    sync.WaitGroup
 
 	mu        sync.Mutex
-	sessions  map[string]*Process
+	sessions  map[sessionKey]*Process
+	attaches  uint32               // attachments so far
 	lingering map[uint32]time.Time // finished streams that the guest has not closed
 	sweeper   *time.Timer
 	err       error // why the connection ended; set before done is closed
@@ -83,7 +84,7 @@ func NewClient(ctx context.Context, conn net.Conn, cfg Config) (*Client, error) 
 	}
 	c := &Client{
 		cfg: cfg, hello: *hello, done: make(chan struct{}),
-		sessions: make(map[string]*Process), lingering: make(map[uint32]time.Time),
+		sessions: make(map[sessionKey]*Process), lingering: make(map[uint32]time.Time),
 	}
 	c.guard = newGuard(conn)
 	c.mux, err = yamux.Client(c.guard, muxConfig(cfg.Window, cfg.Logger))

@@ -17,7 +17,8 @@ type Exec struct {
 	stdout *yamux.Stream
 	stderr *yamux.Stream
 	msgs   chan Control
-	last   *agentMsg // sent when the session is over
+	last   *agentMsg      // sent when the session is over
+	attach *AttachRequest // nil for an exec
 
 	mu sync.Mutex // one message at a time
 }
@@ -27,6 +28,7 @@ type Control struct {
 	Signal *SignalRequest
 	Kill   *KillRequest
 	Resize *TTY // Rows and Cols
+	Detach *DetachRequest
 }
 
 // SignalRequest must be answered with Exec.SignalDone.
@@ -51,7 +53,7 @@ func (s *server) exec(ctl *yamux.Stream, o open) {
 	if f := s.admit(k, ctl); f != nil {
 		x.Failed(f)
 	} else {
-		s.serveExec(k, x)
+		s.serveExec(k, x, s.h.Exec)
 		s.leave(k)
 	}
 	if x.last != nil {
@@ -59,8 +61,8 @@ func (s *server) exec(ctl *yamux.Stream, o open) {
 	}
 }
 
-// serveExec runs an admitted exec.
-func (s *server) serveExec(k meetKey, x *Exec) {
+// serveExec runs an admitted exec or attachment.
+func (s *server) serveExec(k meetKey, x *Exec, serve func(context.Context, *Exec)) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	if f := s.gather(ctx, k, x); f != nil {
@@ -72,7 +74,7 @@ func (s *server) serveExec(k meetKey, x *Exec) {
 		defer cancel()
 		x.readControl(ctx)
 	})
-	s.h.Exec(ctx, x)
+	serve(ctx, x)
 }
 
 // admit takes a place among the sessions.
@@ -152,6 +154,8 @@ func (x *Exec) readControl(ctx context.Context) {
 			c.Kill = &KillRequest{Grace: m.Kill.Grace}
 		case m.Resize != nil:
 			c.Resize = &TTY{Rows: m.Resize.Rows, Cols: m.Resize.Cols}
+		case m.Detach != nil:
+			c.Detach = &DetachRequest{Stdin: m.Detach.Stdin}
 		}
 		select {
 		case x.msgs <- c:
@@ -199,21 +203,27 @@ func (x *Exec) Started(pid int) error { return x.send(&agentMsg{Started: &starte
 // StartFailure says why a process was not started; the host makes a
 // *StartError or *LimitError of it.
 type StartFailure struct {
-	Stage string // one of the Stage constants
-	Errno Errno
-	Path  string
-	Msg   string
-	Bare  bool // Path is a bare name that was looked up in PATH
-	Max   int  // with StageLimit
+	Stage  string // one of the Stage constants
+	Errno  Errno
+	Path   string
+	Msg    string
+	Bare   bool      // Path is a bare name that was looked up in PATH
+	Max    int       // with StageLimit
+	Reason Reason    // 0 = none
+	Gap    *GapError // with ReasonGap
 }
 
 // Failed reports that nothing was started. It is the only message then, and is
 // sent when the handler has returned.
 func (x *Exec) Failed(f *StartFailure) {
 	cut := func(s string) string { return s[:min(len(s), 4096)] }
-	x.last = &agentMsg{Failed: &failedMsg{
-		Stage: f.Stage, Errno: int(f.Errno), Path: cut(f.Path), Msg: cut(f.Msg), Bare: f.Bare, Max: f.Max,
-	}}
+	m := &failedMsg{
+		Stage: f.Stage, Errno: int(f.Errno), Path: cut(f.Path), Msg: cut(f.Msg), Bare: f.Bare, Max: f.Max, Why: f.Reason,
+	}
+	if g := f.Gap; g != nil {
+		m.Gap = &gapMsg{Stderr: g.Stream == "stderr", Want: g.Want, Have: g.Have}
+	}
+	x.last = &agentMsg{Failed: m}
 }
 
 // SignalDone answers a SignalRequest. errno 0 = delivered, ESRCH = the process
@@ -229,18 +239,13 @@ func (x *Exec) StdinClosed(taken int64) error {
 
 // Exited sends the exit record. Byte totals in e are ignored here.
 func (x *Exec) Exited(e *Exit) error {
-	return x.send(&agentMsg{Exited: &exitedMsg{
-		Code: e.Code, Signal: int(e.Signal), Core: e.Core, OOM: e.OOM, TimedOut: e.TimedOut,
-		Wall: int64(e.Wall), Usage: e.Usage,
-	}})
+	return x.send(&agentMsg{Exited: exitedOf(e)})
 }
 
 // Drained reports the totals after the last output byte was written. It is
 // the last message, and is sent when the handler has returned.
 func (x *Exec) Drained(e *Exit) {
-	x.last = &agentMsg{Drained: &drainedMsg{
-		Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr, Orphaned: e.Orphaned,
-	}}
+	x.last = &agentMsg{Drained: drainedOf(e)}
 }
 
 // InStream is a data stream from the host.

@@ -138,12 +138,12 @@ func count(set ...bool) (n int) {
 }
 
 func (m *hostMsg) valid() bool {
-	return count(m.Signal != nil, m.Kill != nil, m.Resize != nil) == 1
+	return count(m.Signal != nil, m.Kill != nil, m.Resize != nil, m.Detach != nil) == 1
 }
 
 func (m *agentMsg) valid() bool {
 	return count(m.Started != nil, m.Failed != nil, m.SignalAck != nil, m.StdinClosed != nil,
-		m.Exited != nil, m.Drained != nil) == 1
+		m.Exited != nil, m.Drained != nil, m.Attached != nil, m.Gap != nil, m.Detached != nil) == 1
 }
 
 // valid says whether the record is of a process that can have ended so: a code
@@ -158,4 +158,6 @@ func (m *exitedMsg) valid() bool {
 // maxExitCode is the largest exit code. Source: wait(2), WEXITSTATUS.
 const maxExitCode = 255
 
-func (m *callReq) valid() bool { return count(m.Stat, m.Shutdown != nil) == 1 }
+func (m *callReq) valid() bool {
+	return count(m.Stat, m.Shutdown != nil, m.Sessions != nil, m.Forget != nil) == 1
+}

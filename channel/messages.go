@@ -83,6 +83,7 @@ const (
 	kindStdout streamKind = 3 // guest to host; the terminal in TTY mode
 	kindStderr streamKind = 4 // guest to host
 	kindCall   streamKind = 5 // one request, one reply
+	kindAttach streamKind = 6 // control stream of an attachment to a session
 )
 
 // open is the first message on every stream.
@@ -131,6 +132,24 @@ type Request struct {
 
 	// Set by Start from Stdio.
 	Wired wired `cbor:"13,keyasint,omitempty"`
+
+	// Detachable lets the process outlive Start's Process and the connection:
+	// only its own end, a kill or the agent's end ends it. Its output goes
+	// through buffers in the guest, one per stream, from which Client.Attach
+	// replays; output without a writer in Stdio is kept there too. While the
+	// starter is attached a full buffer blocks the process, as a pipe does; when
+	// it has detached or gone away the oldest bytes are dropped. An output
+	// writer that fails ends that stream for the starter only.
+	Detachable bool `cbor:"14,keyasint,omitempty"`
+	// Detached is Detachable from which the process never waits for the
+	// starter: one who falls behind gets a *GapError.
+	Detached bool `cbor:"15,keyasint,omitempty"`
+	// Replay is how many bytes of each output stream are kept; 0 = DefaultReplay,
+	// at most MaxReplay.
+	Replay int64 `cbor:"16,keyasint,omitempty"`
+	// OpenStdin gives a detachable process a stdin for later attachments though
+	// Stdio.Stdin is nil. One with a TTY always has it.
+	OpenStdin bool `cbor:"17,keyasint,omitempty"`
 }
 
 // wired is the set of data streams of an exec.
@@ -171,6 +190,7 @@ type hostMsg struct {
 	Signal *signalMsg `cbor:"1,keyasint,omitempty"`
 	Kill   *killMsg   `cbor:"2,keyasint,omitempty"`
 	Resize *resizeMsg `cbor:"3,keyasint,omitempty"`
+	Detach *detachMsg `cbor:"4,keyasint,omitempty"`
 }
 
 type signalMsg struct {
@@ -199,6 +219,9 @@ type agentMsg struct {
 	StdinClosed *stdinClosedMsg `cbor:"4,keyasint,omitempty"`
 	Exited      *exitedMsg      `cbor:"5,keyasint,omitempty"`
 	Drained     *drainedMsg     `cbor:"6,keyasint,omitempty"`
+	Attached    *attachedMsg    `cbor:"7,keyasint,omitempty"`
+	Gap         *gapMsg         `cbor:"8,keyasint,omitempty"`
+	Detached    *detachedMsg    `cbor:"9,keyasint,omitempty"`
 }
 
 type startedMsg struct {
@@ -206,12 +229,14 @@ type startedMsg struct {
 }
 
 type failedMsg struct {
-	Stage string `cbor:"1,keyasint"`
-	Errno int    `cbor:"2,keyasint,omitempty"`
-	Path  string `cbor:"3,keyasint,omitempty"`
-	Msg   string `cbor:"4,keyasint,omitempty"`
-	Bare  bool   `cbor:"5,keyasint,omitempty"`
-	Max   int    `cbor:"6,keyasint,omitempty"` // with StageLimit: the limit
+	Stage string  `cbor:"1,keyasint"`
+	Errno int     `cbor:"2,keyasint,omitempty"`
+	Path  string  `cbor:"3,keyasint,omitempty"`
+	Msg   string  `cbor:"4,keyasint,omitempty"`
+	Bare  bool    `cbor:"5,keyasint,omitempty"`
+	Max   int     `cbor:"6,keyasint,omitempty"` // with StageLimit: the limit
+	Why   Reason  `cbor:"7,keyasint,omitempty"`
+	Gap   *gapMsg `cbor:"8,keyasint,omitempty"` // with ReasonGap
 }
 
 type signalAckMsg struct {
@@ -261,6 +286,8 @@ type Rusage struct {
 type callReq struct {
 	Stat     bool         `cbor:"1,keyasint,omitempty"`
 	Shutdown *shutdownMsg `cbor:"2,keyasint,omitempty"`
+	Sessions *sessionsReq `cbor:"3,keyasint,omitempty"`
+	Forget   *forgetReq   `cbor:"4,keyasint,omitempty"`
 }
 
 type shutdownMsg struct {
@@ -268,8 +295,10 @@ type shutdownMsg struct {
 }
 
 type callReply struct {
-	Error string `cbor:"1,keyasint,omitempty"`
-	Stats *Stats `cbor:"2,keyasint,omitempty"`
+	Error    string         `cbor:"1,keyasint,omitempty"`
+	Stats    *Stats         `cbor:"2,keyasint,omitempty"`
+	Sessions *sessionsReply `cbor:"3,keyasint,omitempty"`
+	Reason   Reason         `cbor:"4,keyasint,omitempty"`
 }
 
 // Stats are debug counters of the agent at one moment.
@@ -277,12 +306,14 @@ type Stats struct {
 	Goroutines int   `cbor:"1,keyasint"`
 	FDs        int   `cbor:"2,keyasint"`
 	Sessions   int   `cbor:"3,keyasint"`
-	Streams    int   `cbor:"4,keyasint"`  // yamux streams, this call's included
-	Execs      int64 `cbor:"5,keyasint"`  // started since the agent began
-	Reaped     int64 `cbor:"6,keyasint"`  // orphans reaped since the agent began
-	Zombies    int   `cbor:"7,keyasint"`  // zombie children now
-	Cgroups    int   `cbor:"8,keyasint"`  // exec cgroups that exist now
-	HeapBytes  int64 `cbor:"9,keyasint"`  // live Go heap
-	SysBytes   int64 `cbor:"10,keyasint"` // memory the Go runtime has from the kernel
-	Uptime     int64 `cbor:"11,keyasint"` // CLOCK_BOOTTIME, ns
+	Streams    int   `cbor:"4,keyasint"`            // yamux streams, this call's included
+	Execs      int64 `cbor:"5,keyasint"`            // started since the agent began
+	Reaped     int64 `cbor:"6,keyasint"`            // orphans reaped since the agent began
+	Zombies    int   `cbor:"7,keyasint"`            // zombie children now
+	Cgroups    int   `cbor:"8,keyasint"`            // exec cgroups that exist now
+	HeapBytes  int64 `cbor:"9,keyasint"`            // live Go heap
+	SysBytes   int64 `cbor:"10,keyasint"`           // memory the Go runtime has from the kernel
+	Uptime     int64 `cbor:"11,keyasint"`           // CLOCK_BOOTTIME, ns
+	Detachable int   `cbor:"12,keyasint,omitempty"` // detachable sessions, running and ended
+	Replay     int64 `cbor:"13,keyasint,omitempty"` // bytes reserved for replay
 }

@@ -91,6 +91,22 @@ type Process struct {
 
 	stdinMu sync.Mutex // held while stdin bytes are written to the stream
 	sent    int64      // stdin bytes written to the stream
+
+	attach *AttachRequest // nil for an exec
+	number uint32         // of the attachment, 0 for an exec
+
+	// Guarded by mu.
+	from      [2]int64 // cursors of stdout and stderr at the start
+	skipped   [2]int64 // bytes that were not kept
+	tty       bool
+	detaching bool
+	detached  *detachedMsg
+}
+
+// sessionKey names an exec (number 0) or an attachment.
+type sessionKey struct {
+	id     string
+	number uint32
 }
 
 // outCopy moves one output stream to its writer.
@@ -98,9 +114,9 @@ type outCopy struct {
 	name string
 	s    *yamux.Stream
 	w    io.Writer
-	n    int64 // bytes that arrived; final after done
-	err  error // the writer's error, or yamux's
-	werr bool  // err is the writer's
+	n    atomic.Int64 // bytes that arrived; final after done
+	err  error        // the writer's error, or yamux's
+	werr bool         // err is the writer's
 	done chan struct{}
 }
 
@@ -112,20 +128,29 @@ type outCopy struct {
 // SIGTERM, Request.Grace, SIGKILL (SIGKILL at once if Grace is 0), and Wait
 // returns an error that wraps the context's.
 func (c *Client) Start(ctx context.Context, req *Request, stdio Stdio) (*Process, error) {
-	p := &Process{
-		c: c, ctx: ctx, req: *req, stdio: stdio,
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("channel: start: %w", err)
+	}
+	return c.launch(c.newProcess(ctx, req, stdio))
+}
+
+func (c *Client) newProcess(ctx context.Context, req *Request, stdio Stdio) *Process {
+	return &Process{
+		c: c, ctx: ctx, req: *req, stdio: stdio, tty: req.TTY != nil,
 		started: make(chan struct{}), exited: make(chan struct{}),
 		done: make(chan struct{}), abandon: make(chan struct{}),
 		acks: make(map[uint32]chan Errno),
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("channel: start: %w", err)
+}
+
+// launch runs p and returns when it has started or failed to.
+func (c *Client) launch(p *Process) (*Process, error) {
+	if p.attach == nil {
+		if err := p.complete(); err != nil {
+			return nil, err
+		}
 	}
-	frames, err := p.prepare()
-	if err != nil {
-		return nil, err
-	}
-	if err := c.register(p, frames); err != nil {
+	if err := c.register(p); err != nil {
 		return nil, err
 	}
 	select {
@@ -141,9 +166,8 @@ func (c *Client) Start(ctx context.Context, req *Request, stdio Stdio) (*Process
 	}
 }
 
-// prepare checks the request, completes it and encodes the first message of
-// each stream.
-func (p *Process) prepare() (frames map[streamKind][]byte, err error) {
+// complete checks the request and fills in what is left out.
+func (p *Process) complete() error {
 	r := &p.req
 	if r.Session == "" {
 		r.Session = newSessionID()
@@ -151,10 +175,20 @@ func (p *Process) prepare() (frames map[streamKind][]byte, err error) {
 	if len(r.Args) == 0 {
 		r.Args = []string{r.Path}
 	}
+	r.Detachable = r.Detachable || r.Detached
 	if err := r.check(); err != nil {
-		return nil, err
+		return err
 	}
 	r.Wired = p.stdio.wired(r.TTY != nil)
+	return nil
+}
+
+// prepare encodes the first message of each stream.
+func (p *Process) prepare() (frames map[streamKind][]byte, err error) {
+	if p.attach != nil {
+		return p.prepareAttach()
+	}
+	r := &p.req
 	frames = make(map[streamKind][]byte, 4)
 	add := func(k streamKind, wired bool) {
 		if wired && err == nil {
@@ -219,11 +253,17 @@ func (r *Request) check() error {
 	if r.Timeout < 0 || r.Grace < 0 {
 		return bad("", fmt.Sprintf("negative timeout %v or grace %v", r.Timeout, r.Grace))
 	}
+	if r.Replay < 0 || r.Replay > MaxReplay {
+		return bad("", fmt.Sprintf("replay of %d bytes, must be 0 to %d", r.Replay, MaxReplay))
+	}
+	if !r.Detachable && (r.Replay != 0 || r.OpenStdin) {
+		return bad("", "replay or open stdin without Detachable")
+	}
 	return nil
 }
 
 // register takes a place in the table of sessions and starts p's goroutine.
-func (c *Client) register(p *Process, frames map[streamKind][]byte) error {
+func (c *Client) register(p *Process) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -232,12 +272,20 @@ func (c *Client) register(p *Process, frames map[streamKind][]byte) error {
 			return c.err
 		}
 		return fmt.Errorf("%w: %w", ErrAgentLost, c.err)
-	case c.sessions[p.req.Session] != nil:
+	case p.attach == nil && c.sessions[p.key()] != nil:
 		return &StartError{Stage: StageSession, Path: p.req.Session, Msg: "session ID is in use"}
 	case len(c.sessions) >= c.cfg.MaxSessions:
 		return &LimitError{What: "sessions", Max: c.cfg.MaxSessions}
 	}
-	c.sessions[p.req.Session] = p
+	if p.attach != nil {
+		c.attaches = max(c.attaches+1, 1) // 0 is the exec's
+		p.number = c.attaches
+	}
+	frames, err := p.prepare()
+	if err != nil {
+		return err
+	}
+	c.sessions[p.key()] = p
 	c.wg.Go(func() {
 		stop := context.AfterFunc(p.ctx, p.cancel)
 		defer stop()
@@ -249,8 +297,10 @@ func (c *Client) register(p *Process, frames map[streamKind][]byte) error {
 func (c *Client) unregister(p *Process) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.sessions, p.req.Session)
+	delete(c.sessions, p.key())
 }
+
+func (p *Process) key() sessionKey { return sessionKey{p.req.Session, p.number} }
 
 // ID returns the session ID.
 func (p *Process) ID() string { return p.req.Session }
@@ -343,11 +393,11 @@ func (p *Process) Terminate(grace time.Duration) {
 // Resize sets the size of the exec's terminal, in characters. It does not
 // wait; of several sizes the last one wins. After the exit it does nothing.
 func (p *Process) Resize(rows, cols uint16) error {
-	if p.req.TTY == nil {
-		return errors.New("channel: resize: the exec has no TTY")
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !p.tty {
+		return errors.New("channel: resize: the exec has no TTY")
+	}
 	p.size = &resizeMsg{Rows: rows, Cols: cols}
 	if !p.resizing {
 		p.resizing = p.c.spawn(p.sendSizes)
@@ -390,6 +440,13 @@ func (p *Process) send(m *hostMsg) {
 // cancel is called when the context ends before the exec.
 func (p *Process) cancel() {
 	p.mu.Lock()
+	if p.attach != nil || p.detaching {
+		// The end of an attachment's context is not the process's.
+		p.cancelled = p.ctx.Err()
+		p.mu.Unlock()
+		p.giveUp()
+		return
+	}
 	select {
 	case <-p.exited:
 		// The process ended by itself: what is left is its output, and a

@@ -92,7 +92,7 @@ func (p *Process) work(frames map[streamKind][]byte) error {
 
 // open opens all streams of the exec.
 func (p *Process) open(frames map[streamKind][]byte) (streams []*yamux.Stream, err error) {
-	for _, k := range []streamKind{kindExec, kindStdin, kindStdout, kindStderr} {
+	for _, k := range []streamKind{kindExec, kindAttach, kindStdin, kindStdout, kindStderr} {
 		first, ok := frames[k]
 		if !ok {
 			continue
@@ -103,7 +103,7 @@ func (p *Process) open(frames map[streamKind][]byte) (streams []*yamux.Stream, e
 		}
 		streams = append(streams, s)
 		switch k {
-		case kindExec:
+		case kindExec, kindAttach:
 			p.ctl = s
 		case kindStdin:
 			p.stdin = s
@@ -190,15 +190,21 @@ func (p *Process) handle(m *agentMsg) (over bool, err error) {
 	running := isClosed(p.started)
 	switch {
 	case m.Failed != nil && !running:
-		return true, m.Failed.err()
-	case m.Started != nil && !running:
+		return true, m.Failed.err(p.req.Session)
+	case m.Attached != nil && !running && p.attach != nil:
+		return false, p.attached(m.Attached)
+	case m.Started != nil && !running && p.attach == nil:
 		p.pid = m.Started.PID
 		close(p.started)
 		if p.stdin != nil {
 			p.startStdin()
 		}
-	case !running || m.Failed != nil || m.Started != nil:
+	case !running || m.Failed != nil || m.Started != nil || m.Attached != nil:
 		return false, p.violation("message out of order at the start")
+	case m.Gap != nil:
+		return p.gap(m.Gap)
+	case m.Detached != nil:
+		return true, p.detachedAt(m.Detached)
 	case m.SignalAck != nil:
 		if ack := p.acks[m.SignalAck.Seq]; ack != nil {
 			delete(p.acks, m.SignalAck.Seq)
@@ -238,8 +244,23 @@ func isClosed(ch <-chan struct{}) bool {
 	}
 }
 
-func (m *failedMsg) err() error {
-	if m.Stage == StageLimit {
+func (m *failedMsg) err(id string) error {
+	switch {
+	case m.Why == ReasonNotFound:
+		return fmt.Errorf("%w: %q", ErrSessionNotFound, id)
+	case m.Why == ReasonStdinBusy:
+		return fmt.Errorf("%w: %q", ErrStdinBusy, id)
+	case m.Why == ReasonNoStdin:
+		return fmt.Errorf("%w: %q", ErrNoStdin, id)
+	case m.Why == ReasonGap && m.Gap != nil:
+		name := "stdout"
+		if m.Gap.Stderr {
+			name = "stderr"
+		}
+		return &GapError{Stream: name, Want: m.Gap.Want, Have: m.Gap.Have}
+	case m.Why == ReasonReplay:
+		return &LimitError{What: "replay bytes in the agent", Max: m.Max}
+	case m.Stage == StageLimit:
 		return &LimitError{What: "sessions in the agent", Max: m.Max}
 	}
 	return &StartError{Stage: printable(m.Stage), Errno: Errno(m.Errno), Path: m.Path, Msg: m.Msg, bare: m.Bare}
@@ -258,19 +279,22 @@ func (p *Process) verify(complete bool) error {
 		return p.c.lostErr()
 	}
 	for _, o := range p.outs {
-		want := p.exit.Stdout
-		if o.name == "stderr" {
-			want = p.exit.Stderr
-		}
+		i, n := streamIndex(o.name), o.n.Load()
+		p.mu.Lock()
+		want := p.totalOf(o.name) - p.from[i] - p.skipped[i]
+		p.mu.Unlock()
 		switch {
 		case o.werr && errors.Is(o.err, ErrReaderClosed):
 		case o.werr:
 			return fmt.Errorf("channel: writing %s: %w", o.name, o.err)
-		case o.n != want && p.c.Err() != nil:
+		case n != want && p.c.Err() != nil:
 			return p.c.lostErr()
-		case o.n != want:
-			return &TruncatedError{Stream: o.name, Got: o.n, Want: want}
+		case n != want:
+			return &TruncatedError{Stream: o.name, Got: n, Want: want}
 		}
+	}
+	if p.detached != nil {
+		return p.detachErr(p.detached)
 	}
 	return nil
 }
@@ -289,7 +313,7 @@ func (p *Process) finish(err error) {
 	if p.exit != nil {
 		e := *p.exit
 		e.StdinErr = p.stdinErr
-		if e.StdinErr == nil && !p.abandoned && p.stdin != nil {
+		if e.StdinErr == nil && !p.abandoned && p.stdin != nil && p.attach == nil && !p.detaching {
 			p.stdinMu.Lock()
 			if e.Stdin < p.sent {
 				e.StdinErr = ErrStdinClosed
@@ -315,7 +339,7 @@ func (o *outCopy) copy(p *Process) {
 			if isClosed(p.abandon) {
 				return
 			}
-			o.n += int64(n)
+			o.n.Add(int64(n))
 			m, werr := o.w.Write((*bp)[:n])
 			if werr == nil && m < n {
 				werr = io.ErrShortWrite

@@ -165,6 +165,8 @@ func (s *server) stream(st *yamux.Stream) {
 		s.exec(st, o)
 	case kindStdin, kindStdout, kindStderr:
 		s.offer(st, o)
+	case kindAttach:
+		s.attach(st, o)
 	case kindCall:
 		s.call(st)
 	default:
@@ -190,6 +192,8 @@ func (s *server) call(st *yamux.Stream) {
 		s.mu.Unlock()
 		stats.Streams = s.mux.NumStreams()
 		reply.Stats = &stats
+	case req.Shutdown == nil:
+		s.sessionCall(&req, &reply)
 	}
 	if err := writeFrame(st, &reply); err != nil || req.Shutdown == nil {
 		return
