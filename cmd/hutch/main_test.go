@@ -80,7 +80,7 @@ func TestRunPassesStreamsAndTheCodeThrough(t *testing.T) {
 		{"stdin", "line\n\x00binary\xff", []string{"run", "cat"}, outcome{"line\n\x00binary\xff", "", 0}},
 		{"flags", "", []string{"run", "-e", "A=b", "-w", "/tmp", "-u", "nobody", "--rlimit", "nofile=99", "-m", "128M", "-c", "2", "--", "sh", "-c", "echo $A; pwd; id -u; ulimit -n; nproc"},
 			outcome{"b\n/tmp\n65534\n99\n2\n", "", 0}},
-		{"flags end at the command", "", []string{"run", "echo", "-e", "--", "-c"}, outcome{"-e -- -c\n", "", 0}},
+		{"flags end at the command", "", []string{"run", "sh", "-c", `for a in "$@"; do echo "<$a>"; done`, "sh", "-e", "--", "-c"}, outcome{"<-e>\n<-->\n<-c>\n", "", 0}},
 		{"signal", "", []string{"run", "--", "sh", "-c", "kill -9 $$"}, outcome{"", "", 137}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
