@@ -37,8 +37,9 @@ type cgroup struct {
 	// killed: never used again. Linux 6.12 to 6.18 at least compare the count of
 	// cgroup.kill writes of the parent's cgroup with the new one's at a clone
 	// into a cgroup, and kill the child at once if they differ.
-	killed atomic.Bool
-	ooms   int64 // oom_kill of memory.events when it was last read
+	killed  atomic.Bool
+	limited bool  // used once
+	ooms    int64 // oom_kill of memory.events when it was last read
 }
 
 // newCgroups prepares root, which must be a directory of a cgroup v2 mount that
@@ -66,11 +67,11 @@ func delegate(dir string) {
 	}
 }
 
-// acquire returns an empty cgroup.
-func (g *cgroups) acquire() (*cgroup, error) {
+// acquire returns an empty cgroup. One that gets limits is fresh and not used again.
+func (g *cgroups) acquire(limited bool) (*cgroup, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if n := len(g.free); n > 0 {
+	if n := len(g.free); n > 0 && !limited {
 		c := g.free[n-1]
 		g.free = g.free[:n-1]
 		return c, nil
@@ -86,7 +87,7 @@ func (g *cgroups) acquire() (*cgroup, error) {
 		return nil, err
 	}
 	g.n++
-	return &cgroup{path: path, dir: d}, nil
+	return &cgroup{path: path, dir: d, limited: limited}, nil
 }
 
 // release gives a cgroup back. One with living processes (daemons that the exec
@@ -106,7 +107,7 @@ func (g *cgroups) collect(n int) {
 			continue
 		}
 		g.busy = append(g.busy[:i], g.busy[i+1:]...)
-		if len(g.free) < maxFree && !c.killed.Load() {
+		if len(g.free) < maxFree && !c.killed.Load() && !c.limited {
 			g.free = append(g.free, c)
 		} else {
 			g.remove(c)

@@ -69,11 +69,11 @@ func (s *session) start() (f *channel.StartFailure) {
 		s.closeFiles()
 		return failure(channel.StageStdio, "", err)
 	}
-	if s.a.cgroups != nil {
-		if s.cgroup, err = s.a.cgroups.acquire(); err != nil {
-			s.closeFiles()
-			return failure(channel.StageCgroup, s.a.opt.Cgroup, err)
-		}
+	if f := s.enterCgroup(); f != nil {
+		s.closeFiles()
+		return f
+	}
+	if s.cgroup != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, s.cgroup.fd()
 	}
 	if f := s.fork(path, attr, limits, id); f != nil {

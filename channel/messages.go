@@ -150,6 +150,16 @@ type Request struct {
 	// OpenStdin gives a detachable process a stdin for later attachments though
 	// Stdio.Stdin is nil. One with a TTY always has it.
 	OpenStdin bool `cbor:"17,keyasint,omitempty"`
+	// Limits bound what the process and its descendants use together; nil =
+	// none. A guest that cannot is a *StartError of StageCgroup.
+	Limits *Limits `cbor:"18,keyasint,omitempty"`
+}
+
+// Limits are cgroup limits of one exec's tree. 0 = none.
+type Limits struct {
+	Memory int64 `cbor:"1,keyasint,omitempty"` // bytes; beyond it the OOM killer ends a process: Exit.OOM
+	CPU    int64 `cbor:"2,keyasint,omitempty"` // thousandths of one processor
+	Pids   int64 `cbor:"3,keyasint,omitempty"` // processes and threads; beyond it fork fails with EAGAIN
 }
 
 // wired is the set of data streams of an exec.

@@ -253,6 +253,9 @@ func (r *Request) check() error {
 	if r.Timeout < 0 || r.Grace < 0 {
 		return bad("", fmt.Sprintf("negative timeout %v or grace %v", r.Timeout, r.Grace))
 	}
+	if l := r.Limits; l != nil && (min(l.Memory, l.CPU, l.Pids) < 0 || l.CPU > maxCPU) {
+		return bad("", fmt.Sprintf("limits %+v: must be 0 to their maxima", *l))
+	}
 	if r.Replay < 0 || r.Replay > MaxReplay {
 		return bad("", fmt.Sprintf("replay of %d bytes, must be 0 to %d", r.Replay, MaxReplay))
 	}

@@ -5,6 +5,9 @@ import "time"
 // maxCursor bounds a cursor from the guest, so that sums do not overflow.
 const maxCursor = 1 << 60
 
+// maxCPU bounds Limits.CPU: a million processors.
+const maxCPU = 1_000_000_000
+
 // detachMsg: the host wants no more of the session, which goes on.
 type detachMsg struct {
 	Stdin int64 `cbor:"1,keyasint"` // stdin bytes sent; -1 = do not wait for them
