@@ -92,7 +92,7 @@ var attachTests = []struct {
 	name string
 	run  func(*testing.T, *Sandbox)
 }{
-	{"size, keys, resize and exit code", testAttachOverAnyReader},
+	{"keys and exit code", testAttachOverAnyReader},
 	{"detach leaves the command running", testDetach},
 	{"context kills the command", testAttachContext},
 }
@@ -111,6 +111,19 @@ func TestAttachInAGuest(t *testing.T) {
 }
 
 func testAttachOverAnyReader(t *testing.T, sb *Sandbox) {
+	x := attach(t, testContext(t), sb, "echo ready; cat; exit 4")
+	x.screen.expect(t, "ready\r\n")
+	x.press(t, "typed\r")
+	x.screen.expect(t, "typed\r\ntyped\r\n")
+	x.press(t, "\x04") // Ctrl-D is a key like any other
+	if err := x.wait(t); err != nil || x.code != 4 {
+		t.Fatalf("code %d, %v", x.code, err)
+	}
+}
+
+// The guest's userland has no stty, so this one needs an agent on the host.
+func TestSizesOfAnAttachmentReachTheCommand(t *testing.T) {
+	sb := agentSandbox(t)
 	x := attach(t, testContext(t), sb, `stty size; cat; until [ "$(stty size)" = "11 22" ]; do sleep 0.05; done; echo resized; exit 4`)
 	x.screen.expect(t, "37 91\r\n")
 	x.press(t, "typed\r")
