@@ -141,6 +141,7 @@ func (k *stdinSink) take(w *watcher, takeover bool) channel.Reason {
 			return channel.ReasonStdinBusy
 		}
 		k.mu.Unlock()
+		<-old.begun // its first message must stay the first
 		old.stopStdin()
 		_ = old.x.StdinClosed(old.taken.Load())
 	}

@@ -97,6 +97,15 @@ func (r *ring) kept() channel.Kept {
 	return channel.Kept{From: r.start, To: r.end}
 }
 
+// trim frees what a ring that ended will not use.
+func (r *ring) trim() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if int64(len(r.buf)) > r.end {
+		r.buf = append([]byte(nil), r.buf[:r.end]...)
+	}
+}
+
 // forget drops the bytes, and leaves the cursors.
 func (r *ring) forget() {
 	r.mu.Lock()

@@ -297,3 +297,45 @@ func TestEndedSessionsAreBounded(t *testing.T) {
 		t.Fatalf("%d sessions, %v", len(list), err)
 	}
 }
+
+func TestTakeoverFromAWriterThatTheProcessDoesNotRead(t *testing.T) {
+	c := longAgent(t, agent.Options{})()
+	req := detachable("trap 'go=1' USR1; echo up; while [ -z \"$go\" ]; do sleep 0.01; done; tail -c 4", "s")
+	out := new(syncBuffer)
+	p, err := c.Start(context.Background(), req, channel.Stdio{Stdin: zeros{}, Stdout: out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the trap is set", func() bool { return out.String() == "up\n" })
+	pr, pw := io.Pipe()
+	q, err := c.Attach(context.Background(), "s", channel.AttachRequest{Takeover: true, FromStdout: -1}, channel.Stdio{Stdin: pr, Stdout: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Signal(context.Background(), channel.SIGUSR1, false); err != nil {
+		t.Fatal(err)
+	}
+	pw.Write([]byte("mine"))
+	pw.Close()
+	for _, w := range []*channel.Process{p, q} {
+		if e, err := w.Wait(); err != nil || e.Code != 0 {
+			t.Fatalf("%+v, %v", e, err)
+		}
+	}
+	if out.String() != "up\nmine" {
+		t.Fatalf("%q", out.String())
+	}
+}
+
+func TestDetachIsOnlyForDetachable(t *testing.T) {
+	c := longAgent(t, agent.Options{})()
+	p, err := c.Start(context.Background(), sh("sleep 1000"), channel.Stdio{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Detach(); !errors.Is(err, channel.ErrNotDetachable) {
+		t.Fatal(err)
+	}
+	p.Kill()
+	p.Wait()
+}

@@ -92,6 +92,7 @@ func (t *table) end(s *session) {
 	var kept int64
 	for _, r := range s.rings {
 		if r != nil {
+			r.trim()
 			k := r.kept()
 			kept += k.To - k.From
 		}

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -30,6 +32,9 @@ type watcher struct {
 	taken   atomic.Int64      // stdin bytes of this watcher
 	limit   atomic.Int64      // stdin bytes to take at most; -1 = all
 	inOnce  sync.Once
+	inStart sync.Once
+	begin   sync.Once
+	begun   chan struct{} // closed when the first message was sent, or never will be
 	stopped atomic.Bool
 	inDone  chan struct{}
 }
@@ -42,7 +47,7 @@ type watchOut struct {
 
 // newWatcher makes a watcher, which must leave.
 func newWatcher(s *session, x *channel.Exec, req *channel.AttachRequest) (*watcher, *channel.StartFailure) {
-	w := &watcher{s: s, x: x, req: req, gaps: make(chan *channel.GapError, 2), stop: make(chan struct{}), inDone: make(chan struct{})}
+	w := &watcher{s: s, x: x, req: req, gaps: make(chan *channel.GapError, 2), stop: make(chan struct{}), inDone: make(chan struct{}), begun: make(chan struct{})}
 	w.limit.Store(-1)
 	for i, out := range []*channel.OutStream{x.Stdout(), x.Stderr()} {
 		r := s.rings[i]
@@ -84,9 +89,8 @@ func (w *watcher) own() {
 // serve runs the watcher until the session is over, the host detaches, or the
 // host is gone.
 func (w *watcher) serve(ctx context.Context) {
-	if w.in != nil {
-		go w.copyStdin()
-	}
+	w.begin.Do(func() { close(w.begun) })
+	w.startStdin()
 	for _, o := range w.outs {
 		w.wg.Go(func() { w.copyOut(o) })
 	}
@@ -195,6 +199,7 @@ func (w *watcher) halt() {
 
 // leave ends the watcher and releases what it holds.
 func (w *watcher) leave() {
+	w.begin.Do(func() { close(w.begun) })
 	w.halt()
 	for _, o := range w.outs {
 		o.w.Close()
@@ -248,7 +253,7 @@ func (w *watcher) copyStdin() {
 			m, werr := k.write((*bp)[:n])
 			w.taken.Add(int64(m))
 			if werr != nil {
-				if !w.stopping() {
+				if !w.stopping() && !errors.Is(werr, os.ErrDeadlineExceeded) {
 					_ = w.x.StdinClosed(w.taken.Load())
 					k.close()
 				}
@@ -278,6 +283,13 @@ func (w *watcher) stopping() bool {
 	}
 }
 
+// startStdin starts the copy, once.
+func (w *watcher) startStdin() {
+	if w.in != nil {
+		w.inStart.Do(func() { go w.copyStdin() })
+	}
+}
+
 // stopStdin gives stdin up; it returns when another watcher may have it.
 func (w *watcher) stopStdin() {
 	w.inOnce.Do(func() {
@@ -286,6 +298,7 @@ func (w *watcher) stopStdin() {
 		}
 		k := w.s.sink
 		w.in.Cancel()
+		w.startStdin()                            // it closes inDone
 		_ = k.f.SetWriteDeadline(time.Unix(1, 0)) // a write that the process does not take
 		<-w.inDone
 		_ = k.f.SetWriteDeadline(time.Time{})

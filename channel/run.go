@@ -80,7 +80,7 @@ func (p *Process) work(frames map[streamKind][]byte) error {
 		if err == nil {
 			err = p.verify(complete)
 		}
-	case errors.Is(err, ErrExecLost) && !isClosed(p.abandon):
+	case (errors.Is(err, ErrExecLost) || errors.Is(err, ErrGap)) && !isClosed(p.abandon):
 		p.waitOutputs(p.c.done, time.After(lostWait))
 		p.reset(streams)
 	default:
@@ -388,6 +388,9 @@ func (p *Process) copyStdin() error {
 		}
 		if err == nil {
 			continue
+		}
+		if p.stdinGone.Load() {
+			return ErrStdinClosed // or detached: not the end of the process's input
 		}
 		p.stdin.Close()
 		if err == io.EOF {

@@ -99,7 +99,8 @@ type AttachRequest struct {
 	// closed stdin, instead of failing with ErrStdinBusy.
 	Takeover bool `cbor:"5,keyasint,omitempty"`
 	// OnGap is called for each gap with AllowGap, from the goroutine that reads
-	// the agent's messages: it must not block. nil = nothing.
+	// the agent's messages: it must not block or call
+	// the Process. nil = nothing.
 	OnGap func(GapError) `cbor:"-"`
 
 	// Set by Attach from Stdio.
