@@ -121,7 +121,7 @@ func testAttachOverAnyReader(t *testing.T, sb *Sandbox) {
 	}
 }
 
-// The guest's userland has no stty, so this one needs an agent on the host.
+// The guest's stty does not know "size", so this one needs an agent on the host.
 func TestSizesOfAnAttachmentReachTheCommand(t *testing.T) {
 	sb := agentSandbox(t)
 	x := attach(t, testContext(t), sb, `stty size; cat; until [ "$(stty size)" = "11 22" ]; do sleep 0.05; done; echo resized; exit 4`)

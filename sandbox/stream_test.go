@@ -149,7 +149,7 @@ func testTerminalWithStdin(t *testing.T, sb *Sandbox) {
 	until(t, h, ExecEventDone)
 }
 
-// The guest's userland has no stty, so this one needs an agent on the host.
+// The guest's stty does not know "size", so this one needs an agent on the host.
 func TestTerminalSizeIsThereFromTheStartAndChanges(t *testing.T) {
 	sb := agentSandbox(t)
 	h := stream(t, sb, `stty size; cat; until [ "$(stty size)" = "11 22" ]; do sleep 0.05; done; echo resized; exit 4`, WithExecStdinPipe(), WithExecTTY(37, 91))
