@@ -153,7 +153,7 @@ func (s *Sandbox) runAttached(ctx context.Context, name string, a *attachment, e
 	// A command that was detached from must not end with ctx.
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	release := context.AfterFunc(ctx, func() { cancel(ctx.Err()) })
-	opts := append(a.exec[:len(a.exec):len(a.exec)], WithExecTTY(a.size.Rows, a.size.Cols), WithExecStdinPipe(), withTerm(a.term))
+	opts := append(a.exec[:len(a.exec):len(a.exec)], WithExecTTY(a.size.Rows, a.size.Cols), WithExecStdinPipe(), withBridge(a))
 	h, err := s.ExecStream(causeContext{inner}, name, a.args, opts...)
 	if err != nil {
 		release()
@@ -182,8 +182,11 @@ func (s *Sandbox) runAttached(ctx context.Context, name string, a *attachment, e
 		if detached = release(); !detached {
 			break // ctx ended at the same time, and the command with it
 		}
+		if h.proc.p.Detach() == nil { // it fails when the command has just ended
+			await(b.shown, attachGrace) // what came before the keys is shown; what comes later is kept in the guest
+		}
 		b.stop()
-		go func() { // nobody looks any more, and the command must not stall
+		go func() { // until the guest has confirmed it, the output must not stall
 			defer cancel(nil)
 			_, _ = h.Wait(context.Background())
 		}()
@@ -203,9 +206,13 @@ func (s *Sandbox) runAttached(ctx context.Context, name string, a *attachment, e
 // attachGrace bounds how long an attachment that is over waits for a hanging Write.
 const attachGrace = 500 * time.Millisecond
 
-// withTerm passes the caller's terminal type on.
-func withTerm(term string) ExecOption {
-	return func(c *Cmd) error { c.TTY.Term = term; return nil }
+// withBridge passes the caller's terminal type on, and lets the command go on after the detach keys.
+func withBridge(a *attachment) ExecOption {
+	return func(c *Cmd) error {
+		c.TTY.Term = a.term
+		c.detachable = len(a.keys) > 0
+		return nil
+	}
 }
 
 // causeContext is a context whose Err is its cause: WithoutCancel has hidden the caller's.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -142,8 +143,8 @@ func testDetach(t *testing.T, sb *Sandbox) {
 	x.press(t, "one\r")
 	x.screen.expect(t, "one\r\none\r\n")
 	x.press(t, "\x10")
-	x.press(t, "two\r") // the match has failed
-	x.screen.expect(t, "two\r\n")
+	x.press(t, "two\r")               // the match has failed
+	x.screen.expect(t, "\x10two\r\n") // cat's copy; the echo shows ^P
 	x.press(t, "\x10")
 	x.press(t, "\x11")
 	err := x.wait(t)
@@ -152,8 +153,27 @@ func testDetach(t *testing.T, sb *Sandbox) {
 		t.Fatalf("code %d, %v; want a DetachedError", x.code, err)
 	}
 	cancel() // it has no power over the command any more
-	if _, err := sb.ExecStream(testContext(t), "true", nil, WithExecID("left-behind")); StartStage(err) != channel.StageSession {
-		t.Fatalf("the command is gone after detaching: %v", err)
+	list, err := sb.client.Sessions(testContext(t))
+	if err != nil || !slices.ContainsFunc(list, func(i channel.SessionInfo) bool { return i.ID == "left-behind" && i.Running }) {
+		t.Fatalf("sessions after detaching: %+v, %v", list, err)
+	}
+	keys, again := io.Pipe()
+	defer again.Close()
+	s := newScreen()
+	p, err := sb.client.Attach(testContext(t), "left-behind", channel.AttachRequest{}, channel.Stdio{Stdin: keys, Stdout: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.expect(t, "\x10two\r\n") // replayed
+	if _, err := io.WriteString(again, "three\r"); err != nil {
+		t.Fatal(err)
+	}
+	s.expect(t, "three\r\nthree\r\n")
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := p.Wait(); err != nil || exit.Signal != channel.SIGKILL {
+		t.Fatalf("%+v, %v", exit, err)
 	}
 }
 

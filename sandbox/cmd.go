@@ -68,6 +68,8 @@ type Cmd struct {
 	stdinPipe bool // WithExecStdinPipe
 	maxOutput int  // WithExecMaxOutput; 0 = not given
 
+	detachable bool // the command can be left running, and its output is replayed to whoever comes back
+
 	mu      sync.Mutex // guards what follows
 	started bool
 	waited  bool

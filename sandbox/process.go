@@ -58,7 +58,7 @@ func (s *Sandbox) start(c *Cmd) (*process, error) {
 	if c.TTY != nil {
 		req.TTY = &channel.TTY{Rows: c.TTY.Rows, Cols: c.TTY.Cols, Term: c.TTY.Term}
 	}
-	req.Session = c.SessionID
+	req.Session, req.Detachable = c.SessionID, c.detachable
 	ctx, cancel, stop := c.ctx, context.CancelFunc(func() {}), func() {}
 	if c.timeout > 0 {
 		// The guest keeps the time as well; the host is later by what the guest needs to report it.
