@@ -339,3 +339,28 @@ func TestDetachIsOnlyForDetachable(t *testing.T) {
 	p.Kill()
 	p.Wait()
 }
+
+func TestDetachDeliversTheStdinWrittenBefore(t *testing.T) {
+	c := longAgent(t, agent.Options{})()
+	for i := range 20 {
+		id := fmt.Sprint("s", i)
+		pr, pw := io.Pipe()
+		p, err := c.Start(context.Background(), detachable("head -c 100000 | wc -c; cat", id), channel.Stdio{Stdin: pr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pw.Write(make([]byte, 100000))
+		pw.Write(nil) // returns when the first write was passed on
+		if err := p.Detach(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Wait(); err == nil || err.Error() != channel.ErrDetached.Error() {
+			t.Fatalf("%v", err)
+		}
+		pw.Close()
+		q, out := attach(t, c, id, channel.AttachRequest{}, strings.NewReader("more"))
+		if e, err := q.Wait(); err != nil || strings.TrimSpace(out.String()) != "100000\nmore" || e.Stdin != 100004 {
+			t.Fatalf("%+v, %v, %q", e, err, out.String())
+		}
+	}
+}

@@ -34,6 +34,8 @@
 //	guard.go     inbound frame guard   batch.go   write coalescing
 //	client.go    host: connection      process.go host: one exec
 //	server.go    guest: connection     exec.go    guest: one exec
+//	sessions.go  host: sessions        attach.go  host: one attachment
+//	guest_sessions.go guest: sessions  session_messages.go their wire structs
 //
 // # Testing
 //
