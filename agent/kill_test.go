@@ -289,3 +289,16 @@ func TestNothingIsLeftInTheAgent(t *testing.T) {
 		return err == nil && after.Goroutines <= before.Goroutines && after.FDs <= before.FDs && after.Streams <= before.Streams && after.Zombies == 0
 	})
 }
+
+func TestCancelledProcessThatSucceedsAfterTheSignalIsCancelled(t *testing.T) {
+	c := connect(t, agent.Options{})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	req := sh("trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done")
+	req.Grace = longTime
+	p, _ := start(t, ctx, c, req)
+	cancel()
+	if e, err := p.Wait(); !errors.Is(err, context.Canceled) || e == nil || e.Code != 0 {
+		t.Fatalf("%+v, %v; want the context's error beside the exit record", e, err)
+	}
+}

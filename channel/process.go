@@ -81,6 +81,7 @@ type Process struct {
 	exit      *Exit
 	err       error
 	cancelled error // the context's error, if it ended the exec
+	killed    bool  // the context ended before the process did
 	abandoned bool
 	stdinErr  error
 	seq       uint32
@@ -455,6 +456,7 @@ func (p *Process) cancel() {
 		// The process ended by itself: what is left is its output, and a
 		// cancelled caller wants no more of it.
 	default:
+		p.killed = true // a success from here on is the context's end, as in os/exec
 		p.post(&hostMsg{Kill: &killMsg{Grace: p.req.Grace}})
 	}
 	p.cancelled = p.ctx.Err()

@@ -303,7 +303,7 @@ func (p *Process) verify(complete bool) error {
 func (p *Process) finish(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cancelled != nil && (err != nil || p.abandoned || p.exit == nil || p.exit.Signal != 0) {
+	if p.cancelled != nil && (err != nil || p.abandoned || p.exit == nil || p.exit.Signal != 0 || p.killed && p.exit.Code == 0) {
 		if err != nil && !errors.Is(err, ErrExecLost) && p.exit == nil {
 			err = fmt.Errorf("channel: exec: %w (%w)", p.cancelled, err)
 		} else {
@@ -363,6 +363,7 @@ func (o *outCopy) copy(p *Process) {
 // startStdin starts the copy of the caller's Stdin. Nothing waits for it,
 // because the caller's Read cannot be interrupted. The caller holds p.mu.
 func (p *Process) startStdin() {
+	p.stdinErr = ErrStdinClosed // until the copy has reached the end of Stdin
 	go func() {
 		err := p.copyStdin()
 		if r, ok := p.stdio.Stdin.(interface{ EndOfReads() }); ok {
@@ -392,10 +393,14 @@ func (p *Process) copyStdin() error {
 		if p.stdinGone.Load() {
 			return ErrStdinClosed // or detached: not the end of the process's input
 		}
-		p.stdin.Close()
 		if err == io.EOF {
 			err = nil
 		}
+		// Before the process can see the end: when it exits because of it, the record is right.
+		p.mu.Lock()
+		p.stdinErr = err
+		p.mu.Unlock()
+		p.stdin.Close()
 		return err
 	}
 }
