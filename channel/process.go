@@ -320,6 +320,18 @@ func (p *Process) PID() int {
 // is still on its way.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
+// ExitRecord returns how the process ended, as soon as that is known: nil
+// until Exited is closed. Byte totals and Orphaned are not in it; Wait has them.
+func (p *Process) ExitRecord() *Exit {
+	if !isClosed(p.exited) {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := *p.exit
+	return &e
+}
+
 // Done is closed when Wait would return at once.
 func (p *Process) Done() <-chan struct{} { return p.done }
 

@@ -124,10 +124,6 @@ func (s *Sandbox) ShellStream(ctx context.Context, script string, opts ...ExecOp
 	return s.ExecStream(ctx, s.cfg.shell, []string{"-c", script}, opts...)
 }
 
-// exitRecorder is a process that tells its exit record before all its output has arrived. Where package channel's does not, Exited is reported
-// when the output is complete, which an orphan that holds the pipe delays by at most WaitDelay.
-type exitRecorder interface{ ExitRecord() *channel.Exit }
-
 // watch queues the events of the command's end.
 func (h *ExecHandle) watch() {
 	defer close(h.gone)
@@ -138,11 +134,7 @@ func (h *ExecHandle) watch() {
 		if h.stdin != nil {
 			h.stdin.r.CloseWithError(syscall.EPIPE)
 		}
-		if r, ok := any(p).(exitRecorder); ok {
-			if exit := r.ExitRecord(); exit != nil {
-				h.exited(&ProcessState{pid: p.PID(), exit: *exit})
-			}
-		}
+		h.exited(&ProcessState{pid: p.PID(), exit: *p.ExitRecord()})
 	case <-p.Done():
 	}
 	<-p.Done()
