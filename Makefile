@@ -27,7 +27,7 @@ demo: build ## set everything up, boot KERNEL in-process and run commands in it
 test: ## set everything up and run every test
 	@./testdata/run-tests
 
-kernel: build ## build our own kernel into the cache (about 10 minutes the first time)
+kernel: build ## build our own kernel into the cache (some minutes the first time)
 	@$(BIN)/hutch kernel build
 
 lint: ## vet, format and import rules (golangci-lint when it is installed)
@@ -37,7 +37,7 @@ lint: ## vet, format and import rules (golangci-lint when it is installed)
 	@command -v golangci-lint >/dev/null && golangci-lint run || echo "golangci-lint is not installed: ran gofmt, vet and the import test only"
 
 race: ## unit and protocol tests under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race ./virtio/... ./devices/... ./channel/... ./agent/... ./internal/...
+	CGO_ENABLED=1 $(GO) test -race ./virtio/... ./devices/... ./channel/... ./agent/... ./sandbox ./internal/...
 
 fuzz: ## run every fuzz target for FUZZTIME
 	@./testdata/run-fuzz $(FUZZTIME)
@@ -49,7 +49,7 @@ abi: ## regenerate kvm/testdata/kvm_abi.tsv from the system's <linux/kvm.h>
 	@d=$$(mktemp -d); trap 'rm -rf "$$d"' EXIT; cc -o "$$d/abi" kvm/testdata/abi.c && "$$d/abi" >kvm/testdata/kvm_abi.tsv
 	git diff --stat -- kvm/testdata/kvm_abi.tsv
 
-clean: ## remove bin/ (the cache stays: see `hutch doctor`)
+clean: ## remove bin/ (the cache stays)
 	rm -rf $(BIN)
 
 .PHONY: help build demo test kernel lint race fuzz bench abi clean
