@@ -12,7 +12,7 @@ import (
 )
 
 func newImage() *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "Build the guest's initial file system"}
+	c := group(&cobra.Command{Use: "image", Short: "Build the guest's initial file system"})
 	c.AddCommand(newImageBuild())
 	return c
 }
@@ -27,6 +27,11 @@ func newImageBuild() *cobra.Command {
   hutch image build -o guest.cpio   # a copy, to embed with go:embed or to give to --initramfs`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if out != "" { // the image takes a while: a folder that is not there is told first
+				if _, err := os.Stat(filepath.Dir(out)); err != nil {
+					return fmt.Errorf("--output: the file's folder: %w", err)
+				}
+			}
 			img, err := initramfs.Base(cmd.Context(), initramfs.Options{Progress: toStderr})
 			if err != nil {
 				return err
@@ -34,7 +39,7 @@ func newImageBuild() *cobra.Command {
 			path := img.Path
 			if out != "" {
 				if err := copyFile(out, img.Path); err != nil {
-					return err
+					return fmt.Errorf("--output: %w", err)
 				}
 				path = out
 			}
@@ -46,7 +51,7 @@ func newImageBuild() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVarP(&out, "output", "o", "", "also write the image to this file")
+	c.Flags().StringVarP(&out, "output", "o", "", "also write the image to this `FILE`")
 	c.Flags().BoolVar(&pathOnly, "print-path", false, "print the image's path and nothing else")
 	return c
 }

@@ -12,7 +12,7 @@ import (
 )
 
 func newKernel() *cobra.Command {
-	c := &cobra.Command{Use: "kernel", Short: "Fetch, build and list guest kernels"}
+	c := group(&cobra.Command{Use: "kernel", Short: "Fetch, build and list guest kernels"})
 	c.AddCommand(newKernelBuild(), newKernelFetch(), newKernelList())
 	return c
 }
@@ -41,7 +41,12 @@ func newKernelFetch() *cobra.Command {
 		Use:     "fetch PACKAGE",
 		Short:   "Fetch a kernel package with the distribution's client, without installing it",
 		Example: "  hutch kernel fetch linux-image-cloud-amd64\n  hutch run -k linux-image-cloud-amd64 -- uname -r",
-		Args:    cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("kernel fetch: give the name of one package, such as linux-image-cloud-amd64; got %d arguments", len(args))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := boot.Fetch(cmd.Context(), args[0], toStderr)
 			if err != nil {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -44,8 +46,9 @@ func run(args []string) int {
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "hutch",
-		Short: "Run commands in Linux microVMs that live inside this process",
+		Use:     "hutch",
+		Version: version(),
+		Short:   "Run commands in Linux microVMs that live inside this process",
 		Long: `hutch boots a Linux microVM inside its own process and runs a command in it: no daemon, no root, only access to /dev/kvm.
 
 The command's standard output, standard error and exit code are hutch's own. Exit codes of hutch itself:
@@ -57,6 +60,35 @@ The command's standard output, standard error and exit code are hutch's own. Exi
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w (%s --help lists the flags)", err, c.CommandPath())
+	})
 	root.AddCommand(newRun(), newKernel(), newImage())
 	return root
+}
+
+// version is what the Go toolchain recorded about this build.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version + " " + info.GoVersion
+}
+
+// group makes c, a command that only holds others, refuse a name that none of them has: cobra would show help and exit with 0.
+func group(c *cobra.Command) *cobra.Command {
+	c.DisableFlagsInUseLine = true
+	c.SuggestionsMinimumDistance = 2
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		hint := "run: " + c.CommandPath() + " --help"
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = "did you mean " + strings.Join(near, " or ") + "?"
+		}
+		return fmt.Errorf("unknown command %q for %q; %s", args[0], c.CommandPath(), hint)
+	}
+	return c
 }

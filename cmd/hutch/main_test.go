@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/hutchvm/hutch/kvm"
@@ -126,8 +128,39 @@ func TestRunWritesTheConsoleToAFile(t *testing.T) {
 	}
 }
 
+func TestATerminationEndsHutchWithTheCodeOfTheSignal(t *testing.T) {
+	needKVM(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "run", "--", "sh", "-c", "echo runs; sleep 1000")
+	cmd.Env = append(os.Environ(), mainEnv+"=1")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "runs\n" || err != nil {
+		t.Errorf("the command wrote %q, %v", line, err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 143 || stderr.Len() > 0 {
+		t.Errorf("code %d, standard error %q; want 143 and nothing", code, &stderr)
+	}
+}
+
 func TestUsageErrorsExitWith125(t *testing.T) {
-	for _, args := range [][]string{{"run"}, {"run", "-m", "lots", "true"}, {"run", "-m", "1K", "true"}, {"run", "-c", "0x", "true"}, {"run", "--rlimit", "x", "true"}, {"frobnicate"}} {
+	for _, args := range [][]string{{"run"}, {"run", "-m", "lots", "true"}, {"run", "-m", "1K", "true"}, {"run", "-c", "0x", "true"}, {"run", "-c", "0", "true"}, {"run", "--rlimit", "x", "true"},
+		{"run", "-e", "=x", "true"}, {"run", "-w", "tmp", "true"}, {"run", "--timeout", "-1s", "true"}, {"run", ""}, {"frobnicate"}, {"kernel", "ftch"}, {"kernel", "fetch"},
+		{"image", "biuld"}, {"image", "build", "-o", "/no/such/folder/file"}} {
 		if got := hutch(t, "", args...); got.code != 125 || !strings.HasPrefix(got.stderr, "hutch: ") {
 			t.Errorf("%q: got %+v, want code 125 and a message", args, got)
 		}

@@ -22,6 +22,7 @@ type runFlags struct {
 	user        string
 	timeout     time.Duration
 	rlimits     []string
+	limits      []sandbox.Rlimit // rlimits, parsed by check
 	cpus        int
 	memory      string
 	kernel      string
@@ -42,23 +43,28 @@ hutch prints nothing of its own. Flags end at CMD or at --.`,
   hutch run -w /tmp -- sh -c 'pwd; exit 3'; echo $?
   tar c . | hutch run -m 1G -- sh -c 'cat | sha256sum'
   hutch run -k linux-image-cloud-amd64 --timeout 30s -- dmesg`,
-		Args: cobra.MinimumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 || args[0] == "" {
+				return errors.New("run: no command is given; an example: hutch run -- uname -a (hutch run --help lists the flags)")
+			}
+			return nil
+		},
 		RunE: func(_ *cobra.Command, args []string) error { return runCommand(f, args) },
 	}
 	c.Flags().SetInterspersed(false)
 	fl := c.Flags()
-	fl.StringArrayVarP(&f.env, "env", "e", nil, "set a variable, KEY=VALUE (repeatable)")
-	fl.StringVarP(&f.dir, "workdir", "w", "", "working directory in the guest")
-	fl.StringVarP(&f.user, "user", "u", "", "user in the guest: name, uid, name:group or uid:gid")
-	fl.DurationVar(&f.timeout, "timeout", 0, "end the command after this long, with exit code 124")
-	fl.StringArrayVar(&f.rlimits, "rlimit", nil, "resource limit NAME=SOFT[:HARD], such as nofile=1024 (repeatable)")
-	fl.IntVarP(&f.cpus, "cpus", "c", sandbox.DefaultCPUs, "virtual CPUs")
-	fl.StringVarP(&f.memory, "memory", "m", "256M", "guest memory, with K, M or G")
-	fl.StringVarP(&f.kernel, "kernel", "k", "", "kernel: a file, a directory, a .deb, \"own\", \"host\", or a fetched package")
-	fl.StringVar(&f.initramfs, "initramfs", "", "boot this initial file system instead of the built-in one")
-	fl.StringVar(&f.console, "console", "", "write the guest's serial console to this file (- for standard error)")
+	fl.StringArrayVarP(&f.env, "env", "e", nil, "set a variable, `KEY=VALUE` (repeatable)")
+	fl.StringVarP(&f.dir, "workdir", "w", "", "working directory `DIR` in the guest")
+	fl.StringVarP(&f.user, "user", "u", "", "`USER` in the guest: name, uid, name:group or uid:gid")
+	fl.DurationVar(&f.timeout, "timeout", 0, "end the command after this long (such as 30s or 5m) with exit code 124")
+	fl.StringArrayVar(&f.rlimits, "rlimit", nil, "resource limit `NAME=SOFT[:HARD]`, such as nofile=1024 (repeatable)")
+	fl.IntVarP(&f.cpus, "cpus", "c", sandbox.DefaultCPUs, "`NUMBER` of virtual CPUs")
+	fl.StringVarP(&f.memory, "memory", "m", "256M", "guest memory: a `SIZE` with K, M or G, at least 64M")
+	fl.StringVarP(&f.kernel, "kernel", "k", "", "`KERNEL` to boot: a file, a directory, a .deb, \"own\", \"host\", or a fetched package (see hutch kernel list)")
+	fl.StringVar(&f.initramfs, "initramfs", "", "boot the initial file system in this `FILE` instead of hutch's own")
+	fl.StringVar(&f.console, "console", "", "write the guest's serial console to this `FILE` (- for standard error)")
 	fl.DurationVar(&f.bootTimeout, "boot-timeout", 0, "give up when the guest has not booted after this long (default 60s)")
-	fl.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what is being done")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what is being done, and which kernel booted")
 	return c
 }
 
@@ -68,34 +74,71 @@ func runCommand(f *runFlags, args []string) error {
 		return err
 	}
 	defer cleanup()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := endedBy(context.Background(), syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	interrupts := make(chan os.Signal, 1)
+	interrupts := make(chan os.Signal, 1) // registered during the boot already, so that none finds the default action
 	signal.Notify(interrupts, os.Interrupt)
 	defer signal.Stop(interrupts)
 
-	bootCtx, bootDone := context.WithCancel(ctx)
-	go func() { // until the command runs, an interrupt ends the boot; afterwards it is passed on below
-		select {
-		case <-interrupts:
-			bootDone()
-		case <-bootCtx.Done():
-		}
-	}()
+	began := time.Now()
+	bootCtx, bootDone := endedBy(ctx, os.Interrupt) // an interrupt ends the boot; afterwards it is passed on to the command
 	sb, err := sandbox.New(bootCtx, opts...)
-	interrupted := bootCtx.Err() != nil && ctx.Err() == nil
+	code, ended := endingSignal(bootCtx)
 	bootDone()
-	if interrupted {
+	switch {
+	case ended:
 		if err == nil {
 			sb.Close()
 		}
-		return exitCode(128 + int(syscall.SIGINT))
-	}
-	if err != nil {
-		return err
+		return code
+	case err != nil:
+		return explainBoot(err)
 	}
 	defer sb.Close()
+	if f.verbose {
+		fmt.Fprintf(os.Stderr, "hutch: Linux %s is up after %v\n", sb.Info().Kernel, time.Since(began).Round(time.Millisecond))
+	}
 	return f.exec(ctx, sb, args, interrupts)
+}
+
+// endedBy returns a context that the first of the signals cancels, and a function that gives the signals up and cancels the context.
+func endedBy(parent context.Context, signals ...os.Signal) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	arrived := make(chan os.Signal, 1)
+	signal.Notify(arrived, signals...)
+	go func() {
+		select {
+		case s := <-arrived:
+			cancel(exitCode(128 + int(s.(syscall.Signal))))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(arrived)
+		cancel(nil)
+	}
+}
+
+// endingSignal says whether a signal cancelled the context of endedBy, and gives the exit code of a program that this signal ends.
+func endingSignal(ctx context.Context) (code exitCode, ended bool) {
+	ended = errors.As(context.Cause(ctx), &code)
+	return code, ended
+}
+
+// explainBoot gives the words of package sandbox the names of the flags, and tells a machine without KVM of the lab.
+func explainBoot(err error) error {
+	var ce *sandbox.ConfigError
+	if errors.As(err, &ce) {
+		for option, name := range map[string]string{"WithMemory": "--memory", "WithCPUs": "--cpus", "WithBootTimeout": "--boot-timeout"} {
+			if ce.Option == option {
+				return fmt.Errorf("%s: %s: %s", name, ce.Value, ce.Reason)
+			}
+		}
+	}
+	if errors.Is(err, sandbox.ErrNoKVM) || errors.Is(err, sandbox.ErrKVMPermission) {
+		return fmt.Errorf("%w; without hardware virtualisation, hutch's lab runs the same command in an emulated machine: bin/kvmlab -- bin/hutch run", err)
+	}
+	return err
 }
 
 // exec runs the command with this process's standard streams and turns what happened into an exit code.
@@ -111,11 +154,7 @@ func (f *runFlags) exec(ctx context.Context, sb *sandbox.Sandbox, args []string,
 	if err := cmd.AddEnv(f.env...); err != nil {
 		return err
 	}
-	for _, l := range f.rlimits {
-		lim, err := sandbox.ParseRlimit(l)
-		if err != nil {
-			return err
-		}
+	for _, lim := range f.limits {
 		cmd.AddRlimit(lim)
 	}
 	if err := cmd.Start(); err != nil {
@@ -134,10 +173,13 @@ func (f *runFlags) exec(ctx context.Context, sb *sandbox.Sandbox, args []string,
 		}
 	}()
 	err := cmd.Wait()
+	code, ended := endingSignal(ctx)
 	var ee *sandbox.ExitError
 	switch {
 	case err == nil, errors.Is(err, sandbox.ErrWaitDelay):
 		return nil
+	case ended:
+		return code
 	case errors.As(err, &ee):
 		return exitCode(ee.ExitCode())
 	case errors.Is(err, context.DeadlineExceeded):
@@ -165,6 +207,9 @@ func (f *runFlags) options() (opts []sandbox.Option, cleanup func(), err error) 
 	if err != nil {
 		return nil, cleanup, fmt.Errorf("--memory: %w", err)
 	}
+	if err := f.check(); err != nil {
+		return nil, cleanup, err
+	}
 	opts = []sandbox.Option{sandbox.WithMemory(mem), sandbox.WithCPUs(f.cpus), sandbox.WithKernel(f.kernel), sandbox.WithInitramfs(f.initramfs), sandbox.WithBootTimeout(f.bootTimeout)}
 	switch f.console {
 	case "":
@@ -182,6 +227,31 @@ func (f *runFlags) options() (opts []sandbox.Option, cleanup func(), err error) 
 		opts = append(opts, sandbox.WithProgress(func(step string) { fmt.Fprintf(os.Stderr, "hutch: %s\n", step) }))
 	}
 	return opts, cleanup, nil
+}
+
+// check finds what is wrong with the flags that concern the command: before the boot, because a boot takes a while.
+func (f *runFlags) check() error {
+	switch {
+	case f.cpus < 1:
+		return fmt.Errorf("--cpus: %d: give 1 or more", f.cpus)
+	case f.timeout < 0:
+		return fmt.Errorf("--timeout: %v: negative: give a positive duration, or zero for none", f.timeout)
+	case f.dir != "" && !strings.HasPrefix(f.dir, "/"):
+		return fmt.Errorf("--workdir: %q: give an absolute path in the guest", f.dir)
+	}
+	for _, e := range f.env {
+		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {
+			return fmt.Errorf("--env: %q: not of the form KEY=VALUE", e)
+		}
+	}
+	for _, l := range f.rlimits {
+		lim, err := sandbox.ParseRlimit(l)
+		if err != nil {
+			return err
+		}
+		f.limits = append(f.limits, lim)
+	}
+	return nil
 }
 
 // parseSize reads a number of bytes with an optional K, M or G (powers of 1024).
