@@ -82,7 +82,7 @@ func demo(ctx context.Context, kernel string, cpus int) error {
 	firstDone := time.Since(began)
 	fmt.Printf("== uname -a\n%s", first.Stdout())
 
-	pipeline := "ls /bin | sort -r | head -n 3 | tr a-z A-Z"
+	pipeline := "ls /bin | sort -r | head -n 3 | tr '[:lower:]' '[:upper:]'"
 	out, err := sb.Shell(ctx, pipeline)
 	if err != nil {
 		return err
