@@ -22,7 +22,7 @@ build: ## build the programs into bin/
 
 demo: build ## set everything up, boot KERNEL in-process and run commands in it
 	@$(BIN)/demo -prepare -kernel '$(KERNEL)'
-	@$(LAB) -- $(BIN)/demo -kernel '$(KERNEL)'
+	@$(LAB) -v -- $(BIN)/demo -kernel '$(KERNEL)'
 
 test: ## set everything up and run every test
 	@./testdata/run-tests
