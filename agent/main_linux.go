@@ -79,7 +79,7 @@ func (m *machine) run(start int64) (err error) {
 	m.mark("vsock", bootTime())
 	opt := Options{
 		start: start, kids: kids, Phases: m.phases, Warnings: m.warnings,
-		OnHello: setClock,
+		OnHello: setClock, ReplayBytes: replayShare(),
 	}
 	if cg := "/sys/fs/cgroup"; hasFile(cg + "/cgroup.controllers") {
 		delegate(cg)
@@ -94,6 +94,15 @@ func (m *machine) run(start int64) (err error) {
 		return nil // there is no one to serve and no one to tell
 	}
 	return err
+}
+
+// replayShare is what of the guest's memory kept output may take: an eighth, so that sessions nobody watches do not starve those who run.
+func replayShare() int64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0 // the default
+	}
+	return min(int64(info.Totalram)*int64(info.Unit)/8, defaultReplayTotal)
 }
 
 func (m *machine) mark(name string, at int64) {
