@@ -64,7 +64,7 @@ var streamTests = []struct {
 	{"events stand in order", testEventsStandInOrder},
 	{"stdin pipe to its end", testStdinPipeToItsEnd},
 	{"terminal with stdin", testTerminalWithStdin},
-	{"signals are delivered or refused", testSignalTargets},
+	{"signals are delivered or refused", testSignalsReachTheCommand},
 	{"unread handle stalls nobody else", testUnreadHandleStallsNobodyElse},
 	{"context ends the command and output is kept", testContextEndsTheStream},
 	{"timeout is DeadlineExceeded with partial output", testStreamTimeout},
@@ -73,6 +73,19 @@ var streamTests = []struct {
 func TestStream(t *testing.T) {
 	for _, tc := range streamTests {
 		t.Run(tc.name, func(t *testing.T) { tc.run(t, agentSandbox(t)) })
+	}
+}
+
+// The guest's shell takes no traps, so what a command does with a signal it catches is shown with the host's shell.
+func TestSignalThatTheCommandCatches(t *testing.T) {
+	h := stream(t, agentSandbox(t), `trap 'echo got; exit 9' USR1; echo ready; while :; do sleep 0.1; done`)
+	untilOutput(t, h, "ready")
+	if err := h.Signal(testContext(t), syscall.SIGUSR1, SignalProcess); err != nil {
+		t.Fatal(err)
+	}
+	res, err := h.Collect(testContext(t))
+	if err != nil || res.Stdout() != "got\n" || res.ExitCode() != 9 {
+		t.Fatalf("%q, code %d, %v", res.Stdout(), res.ExitCode(), err)
 	}
 }
 
@@ -173,18 +186,21 @@ func TestTerminalSizeIsThereFromTheStartAndChanges(t *testing.T) {
 	}
 }
 
-func testSignalTargets(t *testing.T, sb *Sandbox) {
-	h := stream(t, sb, `trap 'echo got; exit 9' USR1; echo ready; while :; do sleep 0.1; done`)
-	untilOutput(t, h, "ready")
+func testSignalsReachTheCommand(t *testing.T, sb *Sandbox) {
+	h, err := sb.ExecStream(testContext(t), "sleep", []string{"1000"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
 	if err := h.Signal(testContext(t), 65, SignalProcess); err == nil {
 		t.Error("signal 65 was accepted")
 	}
-	if err := h.Signal(testContext(t), syscall.SIGUSR1, SignalProcess); err != nil {
+	if err := h.Signal(testContext(t), syscall.SIGUSR2, SignalProcess); err != nil {
 		t.Fatal(err)
 	}
 	res, err := h.Collect(testContext(t))
-	if err != nil || res.Stdout() != "got\n" || res.ExitCode() != 9 {
-		t.Fatalf("%q, code %d, %v", res.Stdout(), res.ExitCode(), err)
+	if err != nil || res.State().Signal() != syscall.SIGUSR2 || res.ExitCode() != 128+int(syscall.SIGUSR2) {
+		t.Fatalf("%+v, %v; want death by SIGUSR2", res, err)
 	}
 	if err := h.Signal(testContext(t), syscall.SIGTERM, SignalGroup); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("signal after the exit = %v", err)
