@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -56,15 +55,25 @@ func dead(pid string) bool {
 }
 
 // cgroupDir returns a cgroup for the agent, or skips.
+// removeCgroup waits for the last process of the tree to be gone. What it cannot remove is empty and goes with the machine.
+func removeCgroup(dir string) {
+	for deadline := time.Now().Add(time.Second); unix.Rmdir(dir) != nil && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		execs, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
+		for _, e := range execs {
+			unix.Rmdir(filepath.Dir(e))
+		}
+	}
+}
+
 func cgroupDir(t *testing.T) string {
 	t.Helper()
 	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
 		if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err != nil {
 			continue
 		}
-		dir := filepath.Join(root, fmt.Sprintf("hutch-test-%d", os.Getpid()))
-		if err := os.Mkdir(dir, 0o755); err == nil {
-			t.Cleanup(func() { unix.Rmdir(dir) })
+		// A name of its own each time: an exec's cgroup may outlive its test for a moment, and then the test's cannot be removed yet.
+		if dir, err := os.MkdirTemp(root, "hutch-test-*"); err == nil {
+			t.Cleanup(func() { removeCgroup(dir) })
 			return dir
 		}
 	}
