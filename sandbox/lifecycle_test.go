@@ -157,7 +157,7 @@ func TestEightSandboxesAtOnceRunAndLeaveNothingBehind(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	assertNothingLeft(t, base, 8)
+	assertNothingLeft(t, base, 24)
 }
 
 // closeBound is far above the second that Close may take on real hardware, and far below any time-out that would hide a hang.

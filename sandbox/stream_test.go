@@ -195,12 +195,12 @@ func testSignalsReachTheCommand(t *testing.T, sb *Sandbox) {
 	if err := h.Signal(testContext(t), 65, SignalProcess); err == nil {
 		t.Error("signal 65 was accepted")
 	}
-	if err := h.Signal(testContext(t), syscall.SIGUSR2, SignalProcess); err != nil {
+	if err := h.Signal(testContext(t), syscall.SIGTERM, SignalProcess); err != nil {
 		t.Fatal(err)
 	}
 	res, err := h.Collect(testContext(t))
-	if err != nil || res.State().Signal() != syscall.SIGUSR2 || res.ExitCode() != 128+int(syscall.SIGUSR2) {
-		t.Fatalf("%+v, %v; want death by SIGUSR2", res, err)
+	if err != nil || res.State().Signal() != syscall.SIGTERM || res.ExitCode() != 128+int(syscall.SIGTERM) {
+		t.Fatalf("%+v, %v; want death by SIGTERM", res, err)
 	}
 	if err := h.Signal(testContext(t), syscall.SIGTERM, SignalGroup); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("signal after the exit = %v", err)
