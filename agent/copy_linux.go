@@ -45,17 +45,21 @@ func (o *outCopy) copy() {
 	bp := buffers.Get().(*[]byte)
 	defer buffers.Put(bp)
 	grown := 0
+	var hup hangup
 	for {
 		n, err := o.f.Read(*bp)
 		if !o.send((*bp)[:n]) {
 			return
+		}
+		if o.tty && hup.again(err) {
+			continue
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			o.tail(*bp)
 			return
 		}
 		if err != nil {
-			return // io.EOF; EIO is the end of a terminal
+			return // io.EOF, or the hang-up of a terminal
 		}
 		if n == len(*bp) && !o.tty {
 			if grown++; grown == 8 {
@@ -73,6 +77,18 @@ func (o *outCopy) send(p []byte) bool {
 	n, err := o.w.Write(p)
 	o.n += int64(n)
 	return err == nil
+}
+
+// hangup tells the end of a terminal's output, EIO, from Linux's race before it.
+// The kernel looks for input and then for a closed other side; a last line that
+// is written and closed between the two looks reports EIO although the line is
+// there. The line is in the buffer by then, so one more read tells.
+type hangup bool
+
+// again reports whether to read once more: after the first EIO since the last byte.
+func (h *hangup) again(err error) bool {
+	*h = hangup(errors.Is(err, unix.EIO)) && !*h
+	return bool(*h)
 }
 
 // growPipe makes a pipe that carries much larger: fewer wake-ups. It is an
@@ -99,6 +115,7 @@ func (o *outCopy) tail(buf []byte) {
 			}
 		})
 	}
+	var hup hangup
 	for {
 		var n int
 		var rerr error
@@ -106,7 +123,7 @@ func (o *outCopy) tail(buf []byte) {
 			// At least one byte, to tell an empty pipe from an ended one.
 			n, rerr = unix.Read(int(fd), buf[:max(1, min(left, len(buf)))])
 		})
-		if rerr == unix.EINTR {
+		if rerr == unix.EINTR || o.tty && hup.again(rerr) {
 			continue
 		}
 		if cerr != nil || rerr != nil {
