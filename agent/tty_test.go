@@ -106,7 +106,7 @@ func TestTTYResizeAndControlC(t *testing.T) {
 	}
 	x.expect("29 119\r\n") // the last one wins
 	x.typeKeys("\x03")
-	x.expect("int")
+	x.expect("int\r\n") // all of it: what nobody reads holds Wait
 	if e, err := x.p.Wait(); err != nil || e.Code != 4 {
 		t.Fatalf("%+v, %v", e, err)
 	}
