@@ -41,7 +41,10 @@ func store16(b []byte, off int, v uint16) {
 	*(*uint16)(unsafe.Pointer(&b[off : off+2][0])) = v
 }
 
-// store32 stores the aligned 32-bit word at b[off:], with release order.
+// store32 stores the aligned 32-bit word at b[off:] and is a full barrier, which
+// what follows in the notification protocol needs (§2.7.7, §2.7.10). That is why
+// it is a swap: the race detector's plain atomic store is a release only, and a
+// wake-up was lost now and then with it. On amd64 both are one XCHG.
 func store32(b []byte, off int, v uint32) {
-	atomic.StoreUint32((*uint32)(unsafe.Pointer(&b[off : off+4][0])), v)
+	atomic.SwapUint32((*uint32)(unsafe.Pointer(&b[off : off+4][0])), v)
 }

@@ -28,10 +28,11 @@ func (q *Queue) EnableNotifications() (pending bool) {
 	}
 	if q.eventIdx {
 		// The 16-bit store is plain, and the driver's check of it races with
-		// our check of avail.idx: the atomic store between them is the full
-		// barrier that keeps one of the two from being missed.
+		// our check of avail.idx: the atomic swap between them is the full
+		// barrier that keeps one of the two from being missed (a store is
+		// none under the race detector).
 		store16(q.used, usedRing+usedElem*int(q.size), q.nextAvail)
-		q.fence.Store(1)
+		q.fence.Swap(1)
 	} else if q.noNotify {
 		q.noNotify = false
 		q.storeUsedWord()
