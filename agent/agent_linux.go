@@ -19,7 +19,7 @@ import (
 )
 
 // DefaultPath is PATH in the default environment of every exec.
-const DefaultPath = "/bin:/sbin:/usr/bin:/usr/sbin:/usr/local/bin"
+const DefaultPath = channel.DefaultPath
 
 // Options configures the exec service. The zero value is ready to use.
 type Options struct {

@@ -33,6 +33,9 @@ const (
 	defaultCancelWait  = 250 * time.Millisecond
 )
 
+// DefaultPath is PATH in the default environment of every exec.
+const DefaultPath = "/bin:/sbin:/usr/bin:/usr/sbin:/usr/local/bin"
+
 // Hello is what the agent says about itself in the handshake.
 type Hello struct {
 	Magic   string `cbor:"1,keyasint"`

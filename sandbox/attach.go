@@ -18,12 +18,22 @@ var (
 	ErrNotTerminal = errors.New("not a terminal")
 )
 
-// A DetachedError names the session that was left running, for errors.Is(err, ErrDetached).
-type DetachedError struct{ SessionID string }
+// A DetachedError names the session that was left running, for errors.Is(err, ErrDetached). Err is not nil when the session may not have got
+// the last bytes of its standard input.
+type DetachedError struct {
+	SessionID string
+	Err       error
+}
 
 func (e *DetachedError) Error() string {
-	return fmt.Sprintf("detached from session %s, which goes on until the sandbox is closed", e.SessionID)
+	msg := fmt.Sprintf("detached from session %s, which goes on until the sandbox is closed", e.SessionID)
+	if e.Err != nil {
+		msg += ": " + e.Err.Error()
+	}
+	return msg
 }
+
+func (e *DetachedError) Unwrap() error { return e.Err }
 
 // Is makes errors.Is(err, ErrDetached) true.
 func (e *DetachedError) Is(target error) bool { return target == ErrDetached }
@@ -51,6 +61,9 @@ type attachment struct {
 	resize <-chan WinSize
 	term   string // TERM of the caller's terminal
 	open   func() (*terminal, error)
+
+	session bool // it comes back to a session, and starts no command
+	view    sessionView
 }
 
 // An AttachOption changes one setting of AttachWith.
@@ -102,7 +115,7 @@ func WithAttachIO(in io.Reader, out io.Writer, resize <-chan WinSize) AttachOpti
 }
 
 // Attach runs the program name with args on a terminal that is the caller's: keys go to the program, its screen is shown, and a change of
-// size follows. It returns the exit code when the program ends. It needs a terminal as the standard input; AttachWith has the options.
+// size follows. It returns the exit code when the program ends, 128+n when signal n ended it. It needs a terminal as the standard input; AttachWith has the options.
 //
 // Errors: those of Cmd.Start and Cmd.Wait but *ExitError; *TerminalError; *DetachedError when the detach keys were typed, with code -1. When
 // ctx ends, the program is killed. The caller's terminal is as it was before, whatever happened.
@@ -117,16 +130,29 @@ func (s *Sandbox) AttachShell(ctx context.Context) (exitCode int, err error) {
 
 // AttachWith is Attach with options. Errors: also *ConfigError for an option.
 func (s *Sandbox) AttachWith(ctx context.Context, name string, opts ...AttachOption) (exitCode int, err error) {
+	return s.attach(ctx, "AttachWith", &attachment{}, opts, func(ctx context.Context, a *attachment) (*ExecHandle, error) {
+		if a.view != (sessionView{}) {
+			return nil, &ConfigError{"AttachWith", "WithAttachView", "it is for Session.Attach, which comes back to a command"}
+		}
+		opts := append(a.exec[:len(a.exec):len(a.exec)], WithExecTTY(a.size.Rows, a.size.Cols), WithExecStdinPipe(), withBridge(a))
+		return s.ExecStream(ctx, name, a.args, opts...)
+	})
+}
+
+// attach applies the options and bridges the caller's terminal to what open returns.
+func (s *Sandbox) attach(ctx context.Context, op string, a *attachment, opts []AttachOption, open opener) (exitCode int, err error) {
 	if ctx == nil {
-		return -1, &ConfigError{"AttachWith", "nil", "the context is nil; give context.Background()"}
+		return -1, &ConfigError{op, "nil", "the context is nil; give context.Background()"}
 	}
-	a := &attachment{open: openTerminal}
+	if a.open == nil {
+		a.open = openTerminal
+	}
 	if a.keys, err = parseDetachKeys(DefaultDetachKeys); err != nil {
 		return -1, err
 	}
 	for _, o := range opts {
 		if o == nil {
-			return -1, &ConfigError{"AttachWith", "nil", "an option is nil; leave it out instead"}
+			return -1, &ConfigError{op, "nil", "an option is nil; leave it out instead"}
 		}
 		if err := o(a); err != nil {
 			return -1, err
@@ -145,16 +171,18 @@ func (s *Sandbox) AttachWith(ctx context.Context, name string, opts ...AttachOpt
 		}
 		enterRaw = t.enterRaw
 	}
-	return s.runAttached(ctx, name, a, enterRaw)
+	return s.runAttached(ctx, a, enterRaw, open)
 }
 
-// runAttached starts the command and bridges its terminal until the command, ctx or the user ends it.
-func (s *Sandbox) runAttached(ctx context.Context, name string, a *attachment, enterRaw func() error) (int, error) {
+// opener starts the command of an attachment, or comes back to it.
+type opener func(context.Context, *attachment) (*ExecHandle, error)
+
+// runAttached opens the command and bridges its terminal until the command, ctx or the user ends it.
+func (s *Sandbox) runAttached(ctx context.Context, a *attachment, enterRaw func() error, open opener) (int, error) {
 	// A command that was detached from must not end with ctx.
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	release := context.AfterFunc(ctx, func() { cancel(ctx.Err()) })
-	opts := append(a.exec[:len(a.exec):len(a.exec)], WithExecTTY(a.size.Rows, a.size.Cols), WithExecStdinPipe(), withBridge(a))
-	h, err := s.ExecStream(causeContext{inner}, name, a.args, opts...)
+	h, err := open(causeContext{inner}, a)
 	if err != nil {
 		release()
 		cancel(nil)
@@ -190,7 +218,7 @@ func (s *Sandbox) runAttached(ctx context.Context, name string, a *attachment, e
 			defer cancel(nil)
 			_, _ = h.Wait(context.Background())
 		}()
-		return -1, &DetachedError{h.proc.p.ID()}
+		return -1, &DetachedError{SessionID: h.proc.p.ID()}
 	}
 	b.stop()
 	if err := b.failure(); err != nil {
@@ -200,7 +228,7 @@ func (s *Sandbox) runAttached(ctx context.Context, name string, a *attachment, e
 		h.Close()
 	}
 	res, err := h.Wait(context.Background())
-	return res.ExitCode(), err
+	return res.ShellExitCode(), err
 }
 
 // attachGrace bounds how long an attachment that is over waits for a hanging Write.

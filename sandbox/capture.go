@@ -32,7 +32,7 @@ type capture struct {
 
 // newCapture collects for c, which is ended when it prints too much: closing its pipe alone would leave it running if it ignores that.
 func newCapture(c *Cmd) *capture {
-	return &capture{limit: DefaultMaxOutput, full: func() { _ = c.Kill() }} // a command that has ended already needs no killing
+	return &capture{limit: DefaultMaxOutput, full: c.kill}
 }
 
 // Write fails with an *OutputLimitError at the limit, and takes what fits.

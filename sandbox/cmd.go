@@ -54,6 +54,23 @@ type Cmd struct {
 	// to take what is left.
 	WaitDelay time.Duration
 
+	// Rlimits are the command's resource limits; of two with one name the last counts.
+	Rlimits []Rlimit
+
+	// Limits bound what the command and everything it starts use together. The zero value is no limit.
+	Limits Limits
+
+	// Timeout ends the command and everything it started after this time, as WithExecTimeout. Zero is no timeout.
+	Timeout time.Duration
+
+	// Cancel, if not nil, is called when the context ends before the command, instead of killing it: to send another signal, or to close its
+	// input. A command that is still there WaitDelay later is killed with everything it started. If it then exits with code 0, Wait returns the
+	// error of Cancel or else the context's; an error that is os.ErrProcessDone is ignored. All as in os/exec.
+	Cancel func() error
+
+	// Process is the running process; nil before Start.
+	Process *Process
+
 	// ProcessState is what is known of the process after it exited; nil before.
 	ProcessState *ProcessState
 
@@ -62,17 +79,22 @@ type Cmd struct {
 
 	ctx       context.Context
 	sb        *Sandbox
-	rlimits   []Rlimit
+	baseEnv   []string // of WithExecDefaults
 	extraEnv  []string
-	timeout   time.Duration
 	stdinPipe bool // WithExecStdinPipe
 	maxOutput int  // WithExecMaxOutput; 0 = not given
 
 	detachable bool // the command can be left running, and its output is replayed to whoever comes back
+	detached   bool // it is started for those who come later only
+	replay     int  // bytes of each output stream to keep; 0 = default
+	openStdin  bool // those who come back can write its standard input
 
 	mu      sync.Mutex // guards what follows
 	started bool
 	waited  bool
+
+	cancellation *cancellation // of Cancel; nil = the context kills
+
 	proc    *process
 	readers []*io.PipeReader // the caller's ends of output pipes
 	closers []io.Closer      // all ends of all pipes, closed when the command is over or could not start
@@ -95,6 +117,7 @@ func (s *Sandbox) Command(ctx context.Context, name string, arg ...string) *Cmd 
 	if ctx == nil {
 		c.Err = &ConfigError{"Command", "nil", "the context is nil; give context.Background()"}
 	}
+	s.cfg.applyDefaults(c)
 	return c
 }
 
@@ -142,6 +165,7 @@ func (c *Cmd) Start() error {
 		return err
 	}
 	c.proc = proc
+	c.Process = &Process{Pid: proc.p.PID(), proc: proc}
 	return nil
 }
 
@@ -164,7 +188,8 @@ func (c *Cmd) closeReaders() {
 //
 // It returns nil when the exit code is 0, an *ExitError for any other, ctx's error when the context ended the command, ErrWaitDelay when
 // the process exited with code 0 but its output was cut off after WaitDelay, or a *StoppedError when the virtual machine ended first. An
-// error of Stdout's or Stderr's Write comes before any of the exit code; an error of Stdin's Read is returned only when that is 0.
+// error of Stdout's or Stderr's Write comes before any of the exit code; an error of Stdin's Read is returned only when that is 0. The error
+// of a command that the context killed is an *ExitError as well, for errors.As.
 //
 // When a context or the machine's end cut the command short, a Write that hung at that moment may still be under way.
 func (c *Cmd) Wait() error {
@@ -186,10 +211,7 @@ func (c *Cmd) Wait() error {
 	state, err := c.proc.wait()
 	c.ProcessState = state
 	c.closePipes()
-	if err != nil {
-		return err
-	}
-	return state.err()
+	return c.result(state, err)
 }
 
 // Run starts the command and waits for it. Errors: those of Start and Wait.

@@ -106,7 +106,7 @@ func TestClosedOutputPipeEndsTheCommandAsABrokenPipe(t *testing.T) {
 	out.Close()
 	soon(t, "Wait", func() { err = c.Wait() })
 	var ee *ExitError
-	if !errors.As(err, &ee) || ee.Code != 7 && ee.Signal != syscall.SIGPIPE {
+	if !errors.As(err, &ee) || ee.ExitCode() != 7 && ee.Signal() != syscall.SIGPIPE {
 		t.Fatalf("Wait = %v; want exit status 7 or SIGPIPE", err)
 	}
 }
@@ -132,7 +132,7 @@ func TestStdinPipeOfACommandThatTakesNoMoreFailsWithEPIPE(t *testing.T) {
 	if err := c.Wait(); err != nil {
 		t.Fatalf("Wait = %v", err)
 	}
-	if err := c.Kill(); !errors.Is(err, os.ErrProcessDone) {
+	if err := c.Process.Kill(); !errors.Is(err, os.ErrProcessDone) {
 		t.Fatalf("Kill = %v, want os.ErrProcessDone", err)
 	}
 }

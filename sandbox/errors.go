@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"syscall"
 	"unicode"
 	"unicode/utf8"
 
@@ -138,24 +137,3 @@ func sanitize(b []byte) string {
 		return '.'
 	}, string(b))
 }
-
-// An ExitError is the error of a command that ran and did not exit with code 0, as in os/exec.
-//
-// Code is the exit code, 128+Signal when a signal ended the process (then Signal is set). Stderr holds the start and the end of the
-// command's standard error when Output collected it. Only the os/exec style methods of Cmd return it; Exec and Shell report the code in
-// their Result.
-type ExitError struct {
-	Code   int
-	Signal syscall.Signal
-	Stderr []byte
-}
-
-func (e *ExitError) Error() string {
-	if e.Signal != 0 {
-		return "signal: " + e.Signal.String()
-	}
-	return fmt.Sprintf("exit status %d", e.Code)
-}
-
-// ExitCode returns Code: 128+n when signal n ended the process. (os/exec returns -1 there; the shell convention keeps the number.)
-func (e *ExitError) ExitCode() int { return e.Code }

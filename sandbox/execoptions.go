@@ -1,6 +1,11 @@
 package sandbox
 
-import "strconv"
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/hutchvm/hutch/channel"
+)
 
 // WithExecStdinPipe lets the holder of an ExecHandle write the command's standard input, through TakeStdin. Only ExecStream and ShellStream
 // take it.
@@ -43,6 +48,27 @@ func WithExecID(id string) ExecOption {
 		c.SessionID = id
 		return nil
 	}
+}
+
+// WithExecDetachable lets the command outlive its handle: ExecHandle.Detach leaves it running, and Sandbox.Session comes back to it. The guest
+// keeps the last replay bytes of each output stream, up to 16 MiB, for whoever comes back; zero is 1 MiB. The guest pays for them.
+//
+// While the handle is there, output that nobody receives stalls the command, as ever; a detached command is never stalled, and loses the
+// oldest bytes it printed.
+func WithExecDetachable(replay int) ExecOption {
+	return func(c *Cmd) error {
+		if replay < 0 || replay > channel.MaxReplay {
+			return &ConfigError{"WithExecDetachable", strconv.Itoa(replay), fmt.Sprintf("give 0 to %d bytes", channel.MaxReplay)}
+		}
+		c.detachable, c.replay = true, replay
+		return nil
+	}
+}
+
+// WithExecOpenStdin gives a detachable command a standard input that those who come back can write (WithStdin). A command on a terminal
+// always has it; any other reads the null device without this option.
+func WithExecOpenStdin() ExecOption {
+	return func(c *Cmd) error { c.openStdin = true; return nil }
 }
 
 // maxSessionID is the longest session ID of the exec protocol, in bytes.

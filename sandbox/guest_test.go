@@ -30,7 +30,7 @@ func TestExecKeepsStreamsApartAndReportsTheCode(t *testing.T) {
 		t.Errorf("totals %+v, want %+v", got, want)
 	}
 	var ee *ExitError
-	if !errors.As(res.Err(), &ee) || ee.Code != 42 {
+	if !errors.As(res.Err(), &ee) || ee.ExitCode() != 42 {
 		t.Errorf("Err = %v, want an ExitError with code 42", res.Err())
 	}
 }
@@ -41,8 +41,8 @@ func TestExecReportsDeathBySignal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if res.ExitCode() != 137 || res.State().Signal() != 9 {
-		t.Fatalf("code %d, signal %v; want 137 and SIGKILL", res.ExitCode(), res.State().Signal())
+	if res.ExitCode() != -1 || res.ShellExitCode() != 137 || res.State().Signal() != 9 {
+		t.Fatalf("code %d, shell code %d, signal %v; want -1, 137 and SIGKILL", res.ExitCode(), res.ShellExitCode(), res.State().Signal())
 	}
 }
 

@@ -49,6 +49,7 @@ type config struct {
 	progress    func(string)
 	shell       string
 	env         []string
+	defaults    []ExecOption
 }
 
 // WithKernel names the kernel to boot: a file (vmlinux, bzImage or .deb), a directory, a name such as "own" or "host", or a cached
@@ -127,7 +128,10 @@ func resolve(opts []Option) (*config, error) {
 	if c.progress == nil {
 		c.progress = func(string) {}
 	}
-	return c, c.check()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	return c, c.checkDefaults()
 }
 
 func (c *config) check() error {

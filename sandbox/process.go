@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -17,59 +18,85 @@ type process struct {
 	p      *channel.Process
 	cancel context.CancelFunc // frees the timeout's timer
 	stop   func()             // stops that timer: the process has exited, only its output is still on the way
+	full   func()             // ends what prints more than its reader collects
 }
 
 // killGrace is the time between SIGTERM and SIGKILL when a command's own timeout ends it.
 const killGrace = 500 * time.Millisecond
 
-// start asks the agent to start c.
-func (s *Sandbox) start(c *Cmd) (*process, error) {
-	if c.Path == "" {
-		return nil, &ConfigError{"Cmd.Path", `""`, "there is no command; give its name or path"}
-	}
-	if c.Dir != "" && !strings.HasPrefix(c.Dir, "/") {
-		return nil, &ConfigError{"Cmd.Dir", fmt.Sprintf("%q", c.Dir), "give an absolute path in the guest"}
+// check refuses what cannot work before anything is sent.
+func (c *Cmd) check() error {
+	switch {
+	case c.Path == "":
+		return &ConfigError{"Cmd.Path", `""`, "there is no command; give its name or path"}
+	case c.Dir != "" && !strings.HasPrefix(c.Dir, "/"):
+		return &ConfigError{"Cmd.Dir", fmt.Sprintf("%q", c.Dir), "give an absolute path in the guest"}
+	case c.Timeout < 0:
+		return &ConfigError{"Cmd.Timeout", c.Timeout.String(), "give a positive duration, or zero for none"}
 	}
 	for _, kv := range c.Env {
 		if err := checkEnv("Cmd.Env", kv); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	for _, l := range c.rlimits {
+	for _, l := range c.Rlimits {
 		if err := l.check(); err != nil {
-			return nil, err
+			return err
 		}
+	}
+	return c.Limits.check()
+}
+
+// request is what the agent is asked to run.
+func (c *Cmd) request() *channel.Request {
+	req := &channel.Request{
+		Session: c.SessionID, Path: c.Path, Args: c.argv(), Dir: c.Dir, User: c.User, Env: c.environ(), ClearEnv: c.Env != nil,
+		Timeout: c.Timeout, WaitDelay: c.WaitDelay, Limits: c.Limits.request(),
+		Detachable: c.detachable, Detached: c.detached, Replay: int64(c.replay), OpenStdin: c.openStdin,
+	}
+	if c.Timeout > 0 {
+		req.Grace = killGrace
+	}
+	for _, l := range c.Rlimits {
+		req.Rlimits = append(req.Rlimits, channel.Rlimit{Name: l.Name, Soft: l.Soft, Hard: l.Hard})
+	}
+	if c.TTY != nil {
+		req.TTY = &channel.TTY{Rows: c.TTY.Rows, Cols: c.TTY.Cols, Term: c.TTY.Term}
+	}
+	return req
+}
+
+// start asks the agent to start c.
+func (s *Sandbox) start(c *Cmd) (*process, error) {
+	if err := c.check(); err != nil {
+		return nil, err
 	}
 	select {
 	case <-s.machine.ended:
 		return nil, s.machine.cause
 	default:
 	}
-	req := &channel.Request{
-		Path: c.Path, Args: c.argv(), Dir: c.Dir, User: c.User, Env: s.environ(c), ClearEnv: c.Env != nil,
-		Timeout: c.timeout, WaitDelay: c.WaitDelay,
-	}
-	if c.timeout > 0 {
-		req.Grace = killGrace
-	}
-	for _, l := range c.rlimits {
-		req.Rlimits = append(req.Rlimits, channel.Rlimit{Name: l.Name, Soft: l.Soft, Hard: l.Hard})
-	}
-	if c.TTY != nil {
-		req.TTY = &channel.TTY{Rows: c.TTY.Rows, Cols: c.TTY.Cols, Term: c.TTY.Term}
-	}
-	req.Session, req.Detachable = c.SessionID, c.detachable
 	ctx, cancel, stop := c.ctx, context.CancelFunc(func() {}), func() {}
-	if c.timeout > 0 {
-		// The guest keeps the time as well; the host is later by what the guest needs to report it.
-		ctx, cancel, stop = limitTime(ctx, c.timeout+killGrace+timeoutSlack)
+	if c.Cancel != nil {
+		ctx, cancel = c.withCancel()
 	}
-	p, err := s.client.Start(ctx, req, channel.Stdio{Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr})
+	if c.Timeout > 0 {
+		// The guest keeps the time as well; the host is later by what the guest needs to report it.
+		outer := cancel
+		ctx, cancel, stop = limitTime(ctx, c.Timeout+killGrace+timeoutSlack)
+		inner := cancel
+		cancel = func() { inner(); outer() }
+	}
+	p, err := s.client.Start(ctx, c.request(), channel.Stdio{Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr})
 	if err != nil {
 		cancel()
 		return nil, s.failure(err)
 	}
-	return &process{sb: s, p: p, cancel: cancel, stop: stop}, nil
+	proc := &process{sb: s, p: p, cancel: cancel, stop: stop, full: func() { _ = p.Kill() }}
+	if c.Cancel != nil {
+		go c.watchContext(p)
+	}
+	return proc, nil
 }
 
 // limitedContext is a context whose deadline can be lifted.
@@ -92,15 +119,6 @@ func limitTime(parent context.Context, d time.Duration) (ctx context.Context, ca
 
 // timeoutSlack is how much later than the guest the host enforces a command's timeout.
 const timeoutSlack = time.Second
-
-// environ is what the command gets beyond, or instead of, the agent's default environment.
-func (s *Sandbox) environ(c *Cmd) []string {
-	env := c.Env
-	if c.Env == nil {
-		env = append(env, s.cfg.env...)
-	}
-	return append(env[:len(env):len(env)], c.extraEnv...)
-}
 
 // awaitOutput waits until the process has exited and then for its output, at most for delay.
 func (p *process) awaitOutput(delay time.Duration) {
@@ -130,7 +148,7 @@ func (p *process) wait() (*ProcessState, error) {
 	p.cancel()
 	var state *ProcessState
 	if exit != nil {
-		state = &ProcessState{pid: p.p.PID(), exit: *exit, total: Totals{exit.Stdin, exit.Stdout, exit.Stderr}}
+		state = newProcessState(p.p.PID(), exit)
 	}
 	if err == nil && exit.TimedOut {
 		err = fmt.Errorf("sandbox: the command's timeout is over: %w", context.DeadlineExceeded)
@@ -138,39 +156,41 @@ func (p *process) wait() (*ProcessState, error) {
 	if err == nil && exit.StdinErr != nil && !errors.Is(exit.StdinErr, channel.ErrStdinClosed) && exit.Success() {
 		err = fmt.Errorf("sandbox: reading the command's standard input: %w", exit.StdinErr)
 	}
-	return state, p.sb.failure(err)
-}
-
-// Signal sends a signal to the command's process group. Errors: os.ErrProcessDone when the process has exited.
-func (c *Cmd) Signal(sig syscall.Signal) error {
-	p, err := c.process()
-	if err != nil {
-		return err
+	if errors.Is(err, channel.ErrDetached) {
+		return nil, &DetachedError{SessionID: p.p.ID(), Err: errors.Unwrap(err)}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), signalTimeout)
-	defer cancel()
-	return p.sb.failure(p.p.Signal(ctx, channel.Signal(sig), true))
+	return state, p.sb.failure(err)
 }
 
 // signalTimeout bounds the wait for a guest that does not confirm a signal.
 const signalTimeout = 10 * time.Second
 
-// Kill ends the command and every process it started. It does not wait: Wait does. Errors: os.ErrProcessDone when the process has exited.
-func (c *Cmd) Kill() error {
-	p, err := c.process()
-	if err != nil {
-		return err
-	}
-	return p.sb.failure(p.p.Kill())
+// A Process is the running process of a Cmd. Safe for concurrent use.
+type Process struct {
+	Pid  int // its number in the guest
+	proc *process
 }
 
-// Pid returns the process's number in the guest, 0 before Start.
-func (c *Cmd) Pid() int {
-	p, err := c.process()
-	if err != nil {
-		return 0
+// Signal sends sig, a syscall.Signal, to the command's process group. Errors: os.ErrProcessDone when the process has exited.
+func (p *Process) Signal(sig os.Signal) error {
+	n, ok := sig.(syscall.Signal)
+	if !ok {
+		return &ConfigError{"Process.Signal", fmt.Sprint(sig), "give a syscall.Signal, such as syscall.SIGTERM"}
 	}
-	return p.p.PID()
+	ctx, cancel := context.WithTimeout(context.Background(), signalTimeout)
+	defer cancel()
+	return p.proc.sb.failure(p.proc.p.Signal(ctx, channel.Signal(n), true))
+}
+
+// Kill ends the process and every process it started, also those that left its group. It does not wait: Wait does. Errors:
+// os.ErrProcessDone when the process has exited.
+func (p *Process) Kill() error { return p.proc.sb.failure(p.proc.p.Kill()) }
+
+// kill ends a command whose output is not wanted any more.
+func (c *Cmd) kill() {
+	if p, err := c.process(); err == nil {
+		_ = p.p.Kill() // one that has ended already needs no killing
+	}
 }
 
 func (c *Cmd) process() (*process, error) {

@@ -24,9 +24,10 @@ const (
 	ExecEventFailed                              // Err: the command was cut short, or how it ended is unknown; Done follows
 	ExecEventStdinError                          // Err: the command takes no more standard input, which does not end it
 	ExecEventDone                                // nothing follows
+	ExecEventGap                                 // Gap: output that the guest does not keep any more was left out (WithGaps)
 )
 
-var execEventNames = [...]string{"none", "started", "stdout", "stderr", "exited", "failed", "stdin error", "done"}
+var execEventNames = [...]string{"none", "started", "stdout", "stderr", "exited", "failed", "stdin error", "done", "gap"}
 
 // String returns the kind in words.
 func (k ExecEventKind) String() string {
@@ -41,9 +42,10 @@ type ExecEvent struct {
 	Kind     ExecEventKind
 	PID      int           // the process's number in the guest
 	Data     []byte        // 1 byte to 64 KiB
-	ExitCode int           // exit code, or 128+n when signal n ended the process
+	ExitCode int           // exit code, or -1 when a signal ended the process
 	State    *ProcessState // signal, CPU time; its byte totals are complete only in the Result
 	Err      error
+	Gap      *GapError
 }
 
 // ErrHandleClosed is what Recv returns after Close.
@@ -96,6 +98,19 @@ func (s *Sandbox) ExecStream(ctx context.Context, name string, args []string, op
 	if c.stdinPipe && c.Stdin != nil {
 		return nil, &ConfigError{"ExecStream", "WithExecStdinPipe", "it excludes WithExecStdin: one command has one standard input"}
 	}
+	h := newExecHandle(c)
+	c.ctx, h.cancel = context.WithCancel(ctx)
+	proc, err := s.start(c)
+	if err != nil {
+		h.cancel()
+		return nil, err
+	}
+	h.begin(proc)
+	return h, nil
+}
+
+// newExecHandle returns a handle whose writers and pipe are c's.
+func newExecHandle(c *Cmd) *ExecHandle {
 	h := &ExecHandle{cmd: c, over: make(chan struct{}), ready: make(chan struct{}, 1), gone: make(chan struct{})}
 	c.Stdout, c.Stderr = &eventWriter{h, ExecEventStdout}, &eventWriter{h, ExecEventStderr}
 	if c.stdinPipe {
@@ -103,20 +118,18 @@ func (s *Sandbox) ExecStream(ctx context.Context, name string, args []string, op
 		c.Stdin = &inputPipe{r}
 		h.stdin = &ExecSink{h: h, r: r, w: w}
 	}
-	h.mu.Lock()
-	c.ctx, h.cancel = context.WithCancel(ctx)
-	proc, err := s.start(c)
-	if err != nil {
-		h.mu.Unlock()
-		h.cancel()
-		return nil, err
-	}
+	return h
+}
+
+// begin makes proc the handle's command. Output may be in the queue already, but nobody has the handle yet: Started still is the first event.
+func (h *ExecHandle) begin(proc *process) {
 	h.proc = proc
-	h.queue = append(h.queue, queuedEvent{ExecEvent: ExecEvent{Kind: ExecEventStarted, PID: proc.p.PID()}})
+	started := queuedEvent{ExecEvent: ExecEvent{Kind: ExecEventStarted, PID: proc.p.PID()}}
+	h.mu.Lock()
+	h.queue = append([]queuedEvent{started}, h.queue...)
 	h.mu.Unlock()
 	h.signal()
 	go h.watch()
-	return h, nil
 }
 
 // ShellStream runs script through the sandbox's shell as Shell does. Otherwise it is ExecStream.
@@ -134,7 +147,7 @@ func (h *ExecHandle) watch() {
 		if h.stdin != nil {
 			h.stdin.r.CloseWithError(syscall.EPIPE)
 		}
-		h.exited(&ProcessState{pid: p.PID(), exit: *p.ExitRecord()})
+		h.exited(newProcessState(p.PID(), p.ExitRecord()))
 	case <-p.Done():
 	}
 	<-p.Done()
@@ -168,7 +181,7 @@ func (h *ExecHandle) exited(state *ProcessState) {
 func (h *ExecHandle) finish(state *ProcessState, err error) {
 	h.mu.Lock()
 	h.state, h.err, h.ended = state, err, true
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrDetached) {
 		h.queue = append(h.queue, queuedEvent{ExecEvent: ExecEvent{Kind: ExecEventFailed, Err: err}})
 	}
 	h.queue = append(h.queue, queuedEvent{ExecEvent: ExecEvent{Kind: ExecEventDone}})
@@ -208,7 +221,7 @@ type eventWriter struct {
 // Write returns when the event was received: that is the back-pressure.
 func (w *eventWriter) Write(p []byte) (int, error) {
 	h, received := w.h, make(chan struct{})
-	h.mu.Lock() // Started is in the queue once ExecStream lets go of it
+	h.mu.Lock()
 	if h.ended || h.closed {
 		h.mu.Unlock()
 		return 0, channel.ErrReaderClosed
@@ -325,7 +338,7 @@ func (h *ExecHandle) Collect(ctx context.Context) (*Result, error) {
 func (h *ExecHandle) newCollector() collector {
 	c := newCollector(h.cmd)
 	if capt, ok := c.(*capture); ok {
-		capt.full = func() { _ = h.Kill() }
+		capt.full = h.proc.full
 	}
 	return c
 }

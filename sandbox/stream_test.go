@@ -176,11 +176,10 @@ func TestTerminalSizeIsThereFromTheStartAndChanges(t *testing.T) {
 	if err := h.Resize(11, 22); err != nil {
 		t.Fatal(err)
 	}
-	untilOutput(t, h, "resized\r\n")
-	if ev, _ := until(t, h, ExecEventExited); ev.ExitCode != 4 {
-		t.Fatalf("exit code %d", ev.ExitCode)
+	// The exit may be reported before the last output: collect both.
+	if res, err := h.Collect(testContext(t)); err != nil || !strings.HasSuffix(res.Stdout(), "resized\r\n") || res.ExitCode() != 4 {
+		t.Fatalf("%+v, %v", res, err)
 	}
-	until(t, h, ExecEventDone)
 	if err := h.Resize(1, 1); err != nil {
 		t.Errorf("Resize after the exit = %v", err)
 	}
@@ -199,7 +198,7 @@ func testSignalsReachTheCommand(t *testing.T, sb *Sandbox) {
 		t.Fatal(err)
 	}
 	res, err := h.Collect(testContext(t))
-	if err != nil || res.State().Signal() != syscall.SIGTERM || res.ExitCode() != 128+int(syscall.SIGTERM) {
+	if err != nil || res.State().Signal() != syscall.SIGTERM || res.ShellExitCode() != 128+int(syscall.SIGTERM) {
 		t.Fatalf("%+v, %v; want death by SIGTERM", res, err)
 	}
 	if err := h.Signal(testContext(t), syscall.SIGTERM, SignalGroup); !errors.Is(err, os.ErrProcessDone) {

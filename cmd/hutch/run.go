@@ -154,9 +154,7 @@ func (f *runFlags) exec(ctx context.Context, sb *sandbox.Sandbox, args []string,
 	if err := cmd.AddEnv(f.env...); err != nil {
 		return err
 	}
-	for _, lim := range f.limits {
-		cmd.AddRlimit(lim)
-	}
+	cmd.Rlimits = f.limits
 	if err := cmd.Start(); err != nil {
 		return startError(args[0], err)
 	}
@@ -166,7 +164,7 @@ func (f *runFlags) exec(ctx context.Context, sb *sandbox.Sandbox, args []string,
 		for {
 			select {
 			case <-interrupts:
-				_ = cmd.Signal(syscall.SIGINT) // a command that has just exited is not an error
+				_ = cmd.Process.Signal(syscall.SIGINT) // a command that has just exited is not an error
 			case <-done:
 				return
 			}
@@ -180,11 +178,11 @@ func (f *runFlags) exec(ctx context.Context, sb *sandbox.Sandbox, args []string,
 		return nil
 	case ended:
 		return code
-	case errors.As(err, &ee):
-		return exitCode(ee.ExitCode())
 	case errors.Is(err, context.DeadlineExceeded):
 		fmt.Fprintf(os.Stderr, "hutch: %s: ended after the timeout of %v\n", args[0], f.timeout)
 		return exitCode(exitTimeout)
+	case errors.As(err, &ee):
+		return exitCode(ee.ShellExitCode())
 	default:
 		return err
 	}
