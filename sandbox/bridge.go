@@ -90,7 +90,7 @@ func (b *bridge) show(ctx context.Context) {
 }
 
 // input types what the caller types, and looks for the detach keys. After those it leaves the standard input open: closing it would type an
-// end of file.
+// end of file. A view without a standard input has the keys all the same.
 func (b *bridge) input() {
 	stdin := b.h.TakeStdin()
 	detached := b.read(stdin)
@@ -99,7 +99,9 @@ func (b *bridge) input() {
 		close(b.found)
 		<-b.h.gone
 	}
-	stdin.Close()
+	if stdin != nil {
+		stdin.Close()
+	}
 }
 
 // read copies from the caller's reader and reports whether the detach keys ended that.
@@ -117,7 +119,7 @@ func (b *bridge) read(stdin *ExecSink) (detached bool) {
 		if err != nil && !found {
 			pass = append(pass, m.flush()...)
 		}
-		if len(pass) > 0 {
+		if len(pass) > 0 && stdin != nil {
 			if _, werr := stdin.Write(pass); werr != nil {
 				return found
 			}

@@ -22,7 +22,7 @@ func (c *Cmd) Environ() []string {
 	if c.Env == nil {
 		env = append(env, "PATH="+channel.DefaultPath)
 		if c.User == "" {
-			env = append(env, "HOME=/root")
+			env = append(env, "HOME=/root", "USER=root")
 		}
 	}
 	if c.sb == nil {

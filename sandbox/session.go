@@ -93,6 +93,9 @@ func (s *Sandbox) StartSession(ctx context.Context, name string, args []string, 
 	if c.Stdin != nil || c.stdinPipe {
 		return nil, &ConfigError{"StartSession", "WithExecStdin", "nobody is there to copy it; give WithExecOpenStdin and write through Session.Stream"}
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	c.detachable, c.detached = true, true
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil) // of the started session it ends this end only
@@ -103,13 +106,16 @@ func (s *Sandbox) StartSession(ctx context.Context, name string, args []string, 
 		release()
 		return nil, err
 	}
+	if !release() { // ctx ended meanwhile, and the command must not outlive that
+		_ = proc.p.Kill()
+		_, _ = proc.p.Wait()
+		proc.cancel()
+		return nil, ctx.Err()
+	}
 	if err := proc.p.Detach(); err == nil {
 		<-proc.p.Done()
 	}
 	proc.cancel()
-	if !release() {
-		return nil, ctx.Err() // and the command is killed
-	}
 	return s.Session(proc.p.ID()), nil
 }
 
