@@ -117,6 +117,9 @@ func TestKillByCgroupReachesThoseWhoLeftTheSession(t *testing.T) {
 		st, err := c.Stats(context.Background())
 		return err == nil && st.Cgroups == 0
 	})
+	if os.Getenv("HUTCH_TEST_RELAY") != "" {
+		return // the end of a relay is not the agent's
+	}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -66,7 +66,11 @@ func socketpair(t testing.TB) (net.Conn, *os.File) {
 func connect(t testing.TB, opt agent.Options) *channel.Client {
 	t.Helper()
 	conn, end := socketpair(t)
-	return connectOver(t, conn, end, opt, channel.Config{})
+	c := connectOver(t, conn, end, opt, channel.Config{})
+	if os.Getenv("HUTCH_TEST_RELAY") != "" { // every test through a relay
+		return relayed(t, c, nil)
+	}
+	return c
 }
 
 func connectOver(t testing.TB, conn net.Conn, end io.ReadWriteCloser, opt agent.Options, cfg channel.Config) *channel.Client {

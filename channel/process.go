@@ -282,8 +282,7 @@ func (c *Client) register(p *Process) error {
 		return &LimitError{What: "sessions", Max: c.cfg.MaxSessions}
 	}
 	if p.attach != nil {
-		c.attaches = max(c.attaches+1, 1) // 0 is the exec's
-		p.number = c.attaches
+		p.number = c.countAttach()
 	}
 	frames, err := p.prepare()
 	if err != nil {
@@ -296,6 +295,12 @@ func (c *Client) register(p *Process) error {
 		p.run(frames)
 	})
 	return nil
+}
+
+// countAttach numbers a new attachment; 0 is the exec's. The caller holds c.mu.
+func (c *Client) countAttach() uint32 {
+	c.attaches = max(c.attaches+1, 1)
+	return c.attaches
 }
 
 func (c *Client) unregister(p *Process) {

@@ -1,0 +1,353 @@
+package channel
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/hashicorp/yamux"
+)
+
+// Tap is told of the execs that pass a Relay. Its methods are called from
+// several goroutines.
+type Tap interface {
+	// Exec is called before a request is passed on. nil = this exec is of no
+	// interest.
+	Exec(req *Request) ExecTap
+}
+
+// ExecTap is told what happens to one exec.
+type ExecTap interface {
+	Started(pid int)
+	// Output is called with what the exec printed, in the order of its stream,
+	// before it is passed on. p must not be kept.
+	Output(stderr bool, p []byte)
+	// Ended is the last call. e is nil if the end is not known: the exec was
+	// not started, or the client went away from it.
+	Ended(e *Exit)
+}
+
+// RelayConfig configures a Relay. The zero value is ready to use.
+type RelayConfig struct {
+	Tap    Tap          // nil = none
+	Logger *slog.Logger // nil = none
+}
+
+// Relay serves another host process on conn as if it were the agent: with
+// NewClient on the other end that process has execs, sessions and calls of its
+// own on the client's connection. It returns when conn, the client's
+// connection or ctx has ended, and owns conn. What that process started
+// without Detachable is killed then, as if it had been the agent's host.
+//
+// The peer is a host process and trusted as much as the caller. Any number of
+// relays may run on one client.
+func (c *Client) Relay(ctx context.Context, conn io.ReadWriteCloser, cfg RelayConfig) error {
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	go func() {
+		select {
+		case <-c.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if _, err := greet(conn, c.hello); err != nil {
+		return fmt.Errorf("channel: relay: handshake: %w", err)
+	}
+	r := &relay{c: c, tap: cfg.Tap, end: cancel, open: make(map[uint32]bool), numbers: make(map[meetKey]uint32), taps: make(map[string]ExecTap)}
+	out := newBatchWriter(conn, nil)
+	var err error
+	r.mux, err = yamux.Server(&serverConn{bufio.NewReaderSize(conn, maxData), out, conn}, muxConfig(c.cfg.Window, cfg.Logger))
+	if err != nil {
+		out.fail(err)
+		return fmt.Errorf("channel: relay: %w", err)
+	}
+	stopMux := context.AfterFunc(ctx, func() { r.mux.Close() })
+	defer stopMux()
+	for {
+		st, aerr := r.mux.AcceptStream()
+		if aerr != nil {
+			err = fmt.Errorf("%w: %w", ErrHostGone, aerr)
+			break
+		}
+		r.wg.Go(func() { r.stream(st) })
+	}
+	r.mux.Close()
+	r.resetAll()
+	r.wg.Wait()
+	<-out.done
+	if lost := c.Err(); lost != nil {
+		return lost
+	}
+	return err
+}
+
+// relay is one connection of another host process.
+type relay struct {
+	c   *Client
+	tap Tap
+	mux *yamux.Session
+	end func() // ends the relay
+	wg  sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool            // no stream is opened any more
+	open    map[uint32]bool // streams on the agent's connection
+	numbers map[meetKey]uint32 // of attachments, on the agent's connection
+	taps    map[string]ExecTap // by session
+}
+
+// stream passes one stream on.
+func (r *relay) stream(st *yamux.Stream) {
+	defer st.Close()
+	var o open
+	if err := readFrame(st, decModeHost, maxFrame, &o); err != nil {
+		return
+	}
+	control := o.Kind == kindExec || o.Kind == kindAttach
+	k := meetKey{o.Session, o.Attach}
+	if o.Attach != 0 {
+		o.Attach = r.number(k)
+		if control {
+			defer r.forget(k)
+		}
+	}
+	first, err := appendFrame(nil, &o)
+	if err != nil {
+		return
+	}
+	var tap ExecTap
+	if o.Kind == kindExec && r.tap != nil {
+		var end func()
+		if first, tap, end, err = r.request(first, st); err != nil {
+			return
+		}
+		defer end()
+	}
+	up, err := r.c.openRaw(first)
+	if err != nil {
+		return
+	}
+	defer r.c.release(up)
+	if !r.keep(up) {
+		return
+	}
+	defer r.drop(up)
+	sink := r.sink(o, st, tap)
+	r.pass(st, up, sink, o.Kind == kindStdin)
+	if t, ok := sink.(*controlTap); ok {
+		tap.Ended(t.exit)
+	}
+}
+
+// keep remembers a stream on the agent's connection, which the end of the relay
+// resets: a write that waits for a process cannot see that its writer is gone.
+func (r *relay) keep(up *yamux.Stream) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		r.c.guard.reset(up.StreamID())
+		return false
+	}
+	r.open[up.StreamID()] = true
+	return true
+}
+
+func (r *relay) drop(up *yamux.Stream) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.open, up.StreamID())
+}
+
+func (r *relay) resetAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	for id := range r.open {
+		r.c.guard.reset(id)
+	}
+}
+
+// pass copies both ways until both directions have ended, or one side has gone
+// away from the stream. On a stdin stream the agent's end is that it takes no
+// more.
+func (r *relay) pass(st, up *yamux.Stream, sink io.Writer, stdin bool) {
+	towardsAgent := make(chan struct{})
+	go func() {
+		defer close(towardsAgent)
+		_, err := copyStream(chunkWriter{up}, st)
+		if err != nil || r.mux.IsClosed() {
+			r.c.guard.reset(up.StreamID()) // an end that was not asked for is not an end of input
+			return
+		}
+		up.Close()
+	}()
+	_, err := copyStream(sink, up)
+	if r.c.mux.IsClosed() {
+		r.end() // with the connection: the end of a stream would say something else
+	}
+	if err != nil || stdin {
+		r.c.guard.reset(up.StreamID())
+	}
+	st.Close()
+	<-towardsAgent
+}
+
+func copyStream(w io.Writer, r io.Reader) (int64, error) {
+	bp := copyBufs.Get().(*[]byte)
+	defer copyBufs.Put(bp)
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, *bp)
+}
+
+// number is the number on the agent's connection of an attachment that has
+// k's on this one: two processes count alike.
+func (r *relay) number(k meetKey) uint32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.numbers[k]
+	if n == 0 {
+		r.c.mu.Lock()
+		n = r.c.countAttach()
+		r.c.mu.Unlock()
+		r.numbers[k] = n
+	}
+	return n
+}
+
+func (r *relay) forget(k meetKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.numbers, k)
+}
+
+// request reads the request of an exec, tells the tap and appends it to first.
+func (r *relay) request(first []byte, st *yamux.Stream) (out []byte, tap ExecTap, end func(), err error) {
+	body, err := readRawFrame(st, maxFrame)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	out = append(first, body...)
+	var req Request
+	if err := decodeFrame(body[4:], decModeHost, &req); err != nil {
+		return nil, nil, nil, err
+	}
+	if tap = r.tap.Exec(&req); tap == nil {
+		return out, nil, func() {}, nil
+	}
+	r.mu.Lock()
+	_, twice := r.taps[req.Session]
+	if !twice {
+		r.taps[req.Session] = tap
+	}
+	r.mu.Unlock()
+	return out, tap, func() {
+		if !twice { // the agent refuses the second one
+			r.mu.Lock()
+			delete(r.taps, req.Session)
+			r.mu.Unlock()
+		}
+	}, nil
+}
+
+// sink is where the agent's bytes of a stream go.
+func (r *relay) sink(o open, st *yamux.Stream, tap ExecTap) io.Writer {
+	w := chunkWriter{st}
+	switch {
+	case tap != nil:
+		return &controlTap{w: w, tap: tap}
+	case r.tap != nil && o.Attach == 0 && (o.Kind == kindStdout || o.Kind == kindStderr):
+		return &outputTap{w: w, r: r, session: o.Session, stderr: o.Kind == kindStderr}
+	}
+	return w
+}
+
+// outputTap shows an output stream to the exec's tap.
+type outputTap struct {
+	w       io.Writer
+	r       *relay
+	session string
+	stderr  bool
+}
+
+func (t *outputTap) Write(p []byte) (int, error) {
+	t.r.mu.Lock()
+	tap := t.r.taps[t.session]
+	t.r.mu.Unlock()
+	if tap != nil {
+		tap.Output(t.stderr, p)
+	}
+	return t.w.Write(p)
+}
+
+// controlTap reads along in the agent's messages to an exec.
+type controlTap struct {
+	w    io.Writer
+	tap  ExecTap
+	buf  []byte // the start of an incomplete message
+	exit *Exit
+	over bool
+}
+
+func (t *controlTap) Write(p []byte) (int, error) {
+	if !t.over {
+		t.buf = append(t.buf, p...)
+		t.read()
+	}
+	return t.w.Write(p)
+}
+
+// read takes the complete messages from buf. What it cannot read it lets pass:
+// the client at the end judges the agent.
+func (t *controlTap) read() {
+	for len(t.buf) >= 4 && !t.over {
+		n := binary.BigEndian.Uint32(t.buf)
+		if n > maxReplyFrame {
+			t.over, t.buf = true, nil
+			return
+		}
+		if uint32(len(t.buf)-4) < n {
+			return
+		}
+		var m agentMsg
+		if err := decodeFrame(t.buf[4:4+n], decMode, &m); err == nil && m.valid() {
+			t.message(&m)
+		}
+		t.buf = t.buf[4+n:]
+	}
+}
+
+func (t *controlTap) message(m *agentMsg) {
+	switch {
+	case m.Started != nil:
+		t.tap.Started(m.Started.PID)
+	case m.Exited != nil && m.Exited.valid():
+		t.exit = m.Exited.exit()
+	case m.Drained != nil && t.exit != nil:
+		d := m.Drained
+		t.exit.Stdin, t.exit.Stdout, t.exit.Stderr, t.exit.Orphaned = d.Stdin, d.Stdout, d.Stderr, d.Orphaned
+	}
+}
+
+// readRawFrame reads one message with its length.
+func readRawFrame(r io.Reader, max int) ([]byte, error) {
+	var h [4]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(h[:])
+	if n == 0 || uint64(n) > uint64(max) {
+		return nil, fmt.Errorf("%w: %d bytes, limit %d", errFrameSize, n, max)
+	}
+	b, err := readGrowing(r, int(n))
+	if err != nil {
+		return nil, err
+	}
+	return append(h[:], b...), nil
+}
