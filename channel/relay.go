@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/yamux"
 )
@@ -61,12 +62,12 @@ func (c *Client) Relay(ctx context.Context, conn io.ReadWriteCloser, cfg RelayCo
 	if _, err := greet(conn, c.hello); err != nil {
 		return fmt.Errorf("channel: relay: handshake: %w", err)
 	}
-	r := &relay{c: c, tap: cfg.Tap, end: cancel, open: make(map[uint32]bool), numbers: make(map[meetKey]uint32), taps: make(map[string]ExecTap)}
-	out := newBatchWriter(conn, nil)
+	r := &relay{c: c, tap: cfg.Tap, open: make(map[uint32]bool), numbers: make(map[meetKey]uint32), taps: make(map[string]ExecTap)}
+	r.out = newBatchWriter(conn, nil)
 	var err error
-	r.mux, err = yamux.Server(&serverConn{bufio.NewReaderSize(conn, maxData), out, conn}, muxConfig(c.cfg.Window, cfg.Logger))
+	r.mux, err = yamux.Server(&serverConn{bufio.NewReaderSize(conn, maxData), r.out, conn}, muxConfig(c.cfg.Window, cfg.Logger))
 	if err != nil {
-		out.fail(err)
+		r.out.fail(err)
 		return fmt.Errorf("channel: relay: %w", err)
 	}
 	stopMux := context.AfterFunc(ctx, func() { r.mux.Close() })
@@ -82,7 +83,7 @@ func (c *Client) Relay(ctx context.Context, conn io.ReadWriteCloser, cfg RelayCo
 	r.mux.Close()
 	r.resetAll()
 	r.wg.Wait()
-	<-out.done
+	<-r.out.done
 	if lost := c.Err(); lost != nil {
 		return lost
 	}
@@ -94,7 +95,7 @@ type relay struct {
 	c   *Client
 	tap Tap
 	mux *yamux.Session
-	end func() // ends the relay
+	out *batchWriter
 	wg  sync.WaitGroup
 
 	mu      sync.Mutex
@@ -191,7 +192,9 @@ func (r *relay) pass(st, up *yamux.Stream, sink io.Writer, stdin bool) {
 	}()
 	_, err := copyStream(sink, up)
 	if r.c.mux.IsClosed() {
-		r.end() // with the connection: the end of a stream would say something else
+		// The end of the stream would say something else than the end of the connection does.
+		r.out.flush(time.Second)
+		r.mux.Close()
 	}
 	if err != nil || stdin {
 		r.c.guard.reset(up.StreamID())
