@@ -129,7 +129,7 @@ func TestLostRelayKillsWhatIsNotDetachable(t *testing.T) {
 func TestRelayEndsWithTheAgent(t *testing.T) {
 	direct, cmd := connectProcess(t)
 	a := relayed(t, direct, nil)
-	p, err := a.Start(context.Background(), sh("echo here; sleep 1000"), channel.Stdio{Stdout: io.Discard})
+	p, err := a.Start(context.Background(), sh("echo here; sleep 30"), channel.Stdio{Stdout: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}
