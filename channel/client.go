@@ -386,8 +386,8 @@ func (c *Client) sweep() {
 	}
 }
 
-// newSessionID returns a random session ID.
-func newSessionID() string {
+// NewSessionID returns a random session ID of 32 hexadecimal digits, as Start gives a Request without one.
+func NewSessionID() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])

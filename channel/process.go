@@ -171,7 +171,7 @@ func (c *Client) launch(p *Process) (*Process, error) {
 func (p *Process) complete() error {
 	r := &p.req
 	if r.Session == "" {
-		r.Session = newSessionID()
+		r.Session = NewSessionID()
 	}
 	if len(r.Args) == 0 {
 		r.Args = []string{r.Path}
@@ -215,7 +215,7 @@ func (s Stdio) wired(tty bool) (w wired) {
 		w |= wiredStdout
 	}
 	if s.Stderr != nil && !tty {
-		if sameWriter(s.Stdout, s.Stderr) {
+		if SameWriter(s.Stdout, s.Stderr) {
 			return w | wiredMerged
 		}
 		w |= wiredStderr
@@ -223,8 +223,8 @@ func (s Stdio) wired(tty bool) (w wired) {
 	return w
 }
 
-// sameWriter reports a == b without the panic for incomparable types.
-func sameWriter(a, b io.Writer) bool {
+// SameWriter reports a == b without the panic for incomparable types.
+func SameWriter(a, b io.Writer) bool {
 	return a != nil && b != nil && reflect.TypeOf(a).Comparable() && reflect.ValueOf(a).Comparable() && a == b
 }
 

@@ -131,7 +131,7 @@ func (c *Client) Attach(ctx context.Context, id string, req AttachRequest, stdio
 	case req.ReadOnly && (stdio.Stdin != nil || req.Takeover):
 		return nil, bad("a read-only attachment has no stdin")
 	}
-	if sameWriter(stdio.Stdout, stdio.Stderr) {
+	if SameWriter(stdio.Stdout, stdio.Stderr) {
 		w := &lockedWriter{w: stdio.Stdout}
 		stdio.Stdout, stdio.Stderr = w, &lockedWriter{w: w}
 	}

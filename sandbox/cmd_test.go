@@ -22,8 +22,12 @@ import (
 )
 
 // agentSandbox is a sandbox without a machine: its agent runs in this process, which shows Cmd's behaviour without a guest.
-func agentSandbox(t testing.TB) *Sandbox {
+func agentSandbox(t testing.TB, opts ...Option) *Sandbox {
 	t.Helper()
+	cfg, err := resolve(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -41,6 +45,7 @@ func agentSandbox(t testing.TB) *Sandbox {
 		t.Fatal(err)
 	}
 	m := &machine{ended: make(chan struct{}), done: make(chan struct{})}
+	sb := &Sandbox{cfg: cfg, client: client, machine: m, logs: newExecLog(cfg, client)}
 	t.Cleanup(func() {
 		select {
 		case <-m.ended:
@@ -50,8 +55,9 @@ func agentSandbox(t testing.TB) *Sandbox {
 		}
 		client.Close()
 		<-served
+		sb.logs.close(m.cause)
 	})
-	return &Sandbox{cfg: &config{shell: "/bin/sh"}, client: client, machine: m}
+	return sb
 }
 
 // soon fails the test when f has not returned after a generous time.

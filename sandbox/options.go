@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/hutchvm/hutch/sandbox/execlog"
 )
 
 // Defaults and bounds of the options.
@@ -50,6 +52,7 @@ type config struct {
 	shell       string
 	env         []string
 	defaults    []ExecOption
+	logs        []execlog.Sink
 }
 
 // WithKernel names the kernel to boot: a file (vmlinux, bzImage or .deb), a directory, a name such as "own" or "host", or a cached
@@ -146,6 +149,11 @@ func (c *config) check() error {
 		return &ConfigError{"WithCPUs", fmt.Sprint(c.cpus), fmt.Sprintf("give 1 to %d", MaxCPUs)}
 	case c.bootTimeout < 0:
 		return &ConfigError{"WithBootTimeout", c.bootTimeout.String(), "negative: give a positive duration, or zero for the default"}
+	}
+	for _, sink := range c.logs {
+		if sink == nil {
+			return &ConfigError{"WithLogs", "nil", "a sink is nil; leave it out instead"}
+		}
 	}
 	for _, kv := range c.env {
 		if err := checkEnv("WithEnv", kv); err != nil {

@@ -87,7 +87,7 @@ func (s *Sandbox) start(c *Cmd) (*process, error) {
 		inner := cancel
 		cancel = func() { inner(); outer() }
 	}
-	p, err := s.client.Start(ctx, c.request(), channel.Stdio{Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr})
+	p, err := s.logs.start(ctx, s.client, c.request(), channel.Stdio{Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr})
 	if err != nil {
 		cancel()
 		return nil, s.failure(err)

@@ -22,6 +22,7 @@ type Sandbox struct {
 	machine *machine
 	client  *channel.Client
 	info    Info
+	logs    *execLog // nil = none
 
 	closeOnce sync.Once
 	watch     sync.WaitGroup
@@ -111,6 +112,7 @@ func (s *Sandbox) watchAgent() {
 		}
 	}
 	s.client.Close()
+	s.logs.close(s.machine.cause)
 }
 
 // failure says why an operation on a sandbox failed: a machine that has ended explains it better than the broken connection.
