@@ -16,6 +16,9 @@ import (
 // exec.ErrNotFound, fs.ErrNotExist and fs.ErrPermission.
 type StartError = channel.StartError
 
+// LimitError says that one more command, or more bytes of kept output, would be beyond a limit.
+type LimitError = channel.LimitError
+
 // ErrWaitDelay is returned by Wait when a command exited with code 0 but other processes held its output open beyond WaitDelay.
 var ErrWaitDelay = errors.New("sandbox: WaitDelay expired before the command's output was complete")
 
