@@ -114,7 +114,7 @@ func TestAcceptEveryPendingCallEndsWithTheMachineInAGuest(t *testing.T) {
 			time.Sleep(100 * time.Millisecond) // let the calls reach the guest; nothing depends on it
 			go end()
 			select {
-			case <-sb.machine.ended:
+			case <-sb.life.ended:
 			case <-testContext(t).Done():
 				t.Fatal("the machine does not end")
 			}
@@ -123,7 +123,7 @@ func TestAcceptEveryPendingCallEndsWithTheMachineInAGuest(t *testing.T) {
 				select {
 				case err := <-ch:
 					var se *StoppedError
-					if !errors.Is(err, ErrStopped) || !errors.As(err, &se) || !slices.Contains(tc.reasons, se.Reason) || len(se.Console) == 0 || se != sb.machine.cause {
+					if !errors.Is(err, ErrStopped) || !errors.As(err, &se) || !slices.Contains(tc.reasons, se.Reason) || len(se.Console) == 0 || se != sb.life.cause {
 						t.Errorf("%s: %v; want the sandbox's *StoppedError of %v with the console", name, err, tc.reasons)
 					}
 					t.Logf("%s was over %v after the machine", name, time.Since(begin))

@@ -259,8 +259,8 @@ func TestTerminalIsRawWhileAttachedAndRestoredAfterwards(t *testing.T) {
 		{"detach keys", "cat", "\x1d", nil, ErrDetached},
 		{"context", "cat", "", func(_ *Sandbox, cancel context.CancelFunc) { cancel() }, context.Canceled},
 		{"end of the machine", "cat", "", func(sb *Sandbox, _ context.CancelFunc) {
-			sb.machine.cause = &StoppedError{Reason: ReasonPanic}
-			close(sb.machine.ended)
+			sb.life.cause = &StoppedError{Reason: ReasonPanic}
+			close(sb.life.ended)
 			sb.client.Close()
 		}, ErrStopped},
 	} {

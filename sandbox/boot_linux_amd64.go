@@ -213,7 +213,7 @@ func (b *booting) start(ctx context.Context) (*Sandbox, error) {
 	if hello.Kernel != "" {
 		b.info.Kernel = sanitize([]byte(hello.Kernel))
 	}
-	sb := &Sandbox{cfg: b.cfg, machine: b.machine, client: client, info: b.info, logs: newExecLog(b.cfg, client)}
+	sb := &Sandbox{cfg: b.cfg, host: b.machine, life: &b.machine.life, client: client, info: b.info, logs: newExecLog(b.cfg, client)}
 	sb.watch.Add(1)
 	go sb.watchAgent()
 	return sb, nil

@@ -44,8 +44,8 @@ func agentSandbox(t testing.TB, opts ...Option) *Sandbox {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{ended: make(chan struct{}), done: make(chan struct{})}
-	sb := &Sandbox{cfg: cfg, client: client, machine: m, logs: newExecLog(cfg, client)}
+	m := newLife()
+	sb := &Sandbox{cfg: cfg, client: client, life: &m, logs: newExecLog(cfg, client)}
 	t.Cleanup(func() {
 		select {
 		case <-m.ended:

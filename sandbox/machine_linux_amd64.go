@@ -45,15 +45,12 @@ type machine struct {
 
 	threads sync.WaitGroup // virtual CPUs
 
-	once  sync.Once
-	cause error         // why the machine ended; set before ended is closed
-	ended chan struct{} // closed as soon as the machine is to end
-	done  chan struct{} // closed when all of it is gone
+	life
 }
 
 // newMachine builds a machine that has not run yet. On an error nothing is left behind.
 func newMachine(cfg *config, sys *kvm.System, con *console) (m *machine, err error) {
-	m = &machine{cfg: cfg, console: con, sys: sys, ended: make(chan struct{}), done: make(chan struct{})}
+	m = &machine{cfg: cfg, console: con, sys: sys, life: newLife()}
 	defer func() {
 		if err != nil {
 			m.release()
@@ -82,6 +79,8 @@ func newMachine(cfg *config, sys *kvm.System, con *console) (m *machine, err err
 	}
 	return m, m.addDevices()
 }
+
+func (m *machine) tail(n int) []byte { return m.console.tail(n) }
 
 func (m *machine) addMemory() (err error) {
 	size := uint64(m.cfg.memory)

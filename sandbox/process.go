@@ -72,8 +72,8 @@ func (s *Sandbox) start(c *Cmd) (*process, error) {
 		return nil, err
 	}
 	select {
-	case <-s.machine.ended:
-		return nil, s.machine.cause
+	case <-s.life.ended:
+		return nil, s.life.cause
 	default:
 	}
 	ctx, cancel, stop := c.ctx, context.CancelFunc(func() {}), func() {}

@@ -18,11 +18,12 @@ const agentPort = 1024
 //
 // Make it with New and end it with Close. Safe for concurrent use.
 type Sandbox struct {
-	cfg     *config
-	machine *machine
-	client  *channel.Client
-	info    Info
-	logs    *execLog // nil = none
+	cfg    *config
+	host   host
+	life   *life
+	client *channel.Client
+	info   Info
+	logs   *execLog // nil = none
 
 	closeOnce sync.Once
 	watch     sync.WaitGroup
@@ -65,36 +66,36 @@ func New(ctx context.Context, opts ...Option) (*Sandbox, error) {
 func (s *Sandbox) Info() Info { return s.info }
 
 // Done returns a channel that is closed when the virtual machine is gone, closed or ended by itself.
-func (s *Sandbox) Done() <-chan struct{} { return s.machine.done }
+func (s *Sandbox) Done() <-chan struct{} { return s.life.done }
 
 // Wait waits until the virtual machine is gone. It returns nil after Close, a *StoppedError when the machine ended by itself, or ctx's error
 // when that ends first.
 func (s *Sandbox) Wait(ctx context.Context) error {
 	select {
-	case <-s.machine.done:
+	case <-s.life.done:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if errors.Is(s.machine.cause, ErrClosed) {
+	if errors.Is(s.life.cause, ErrClosed) {
 		return nil
 	}
-	return s.machine.cause
+	return s.life.cause
 }
 
 // Close ends the virtual machine and returns when every goroutine, thread, descriptor and mapping of it is gone. Commands that still run get
 // ErrClosed. Idempotent; always nil.
 func (s *Sandbox) Close() error {
 	s.closeOnce.Do(func() {
-		s.machine.end(ErrClosed)
+		s.host.end(ErrClosed)
 		s.client.Close()
 	})
-	<-s.machine.done
+	<-s.life.done
 	s.watch.Wait()
 	return nil
 }
 
 // Console returns the last bytes of the guest's serial console, at most 256 KiB.
-func (s *Sandbox) Console() []byte { return s.machine.console.tail(consoleRing) }
+func (s *Sandbox) Console() []byte { return s.host.tail(consoleRing) }
 
 // agentGrace is how long a lost connection waits for the virtual machine to say why: a kernel panic takes the agent down before the reset.
 const agentGrace = 500 * time.Millisecond
@@ -103,16 +104,16 @@ const agentGrace = 500 * time.Millisecond
 func (s *Sandbox) watchAgent() {
 	defer s.watch.Done()
 	select {
-	case <-s.machine.ended:
+	case <-s.life.ended:
 	case <-s.client.Done():
 		select {
-		case <-s.machine.ended:
+		case <-s.life.ended:
 		case <-time.After(agentGrace):
-			s.machine.end(&StoppedError{Reason: ReasonAgent, Err: s.client.Err()})
+			s.host.end(&StoppedError{Reason: ReasonAgent, Err: s.client.Err()})
 		}
 	}
 	s.client.Close()
-	s.logs.close(s.machine.cause)
+	s.logs.close(s.life.cause)
 }
 
 // failure says why an operation on a sandbox failed: a machine that has ended explains it better than the broken connection.
@@ -124,14 +125,14 @@ func (s *Sandbox) failure(err error) error {
 	if errors.Is(err, channel.ErrAgentLost) || errors.Is(err, channel.ErrClosed) {
 		// The connection breaks first; the cause follows within agentGrace.
 		select {
-		case <-s.machine.ended:
+		case <-s.life.ended:
 		case <-time.After(2 * agentGrace):
 			return err
 		}
 	}
 	select {
-	case <-s.machine.ended:
-		return s.machine.cause
+	case <-s.life.ended:
+		return s.life.cause
 	default:
 		return err
 	}

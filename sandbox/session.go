@@ -175,8 +175,8 @@ func (x *Session) stream(ctx context.Context, v sessionView) (*ExecHandle, error
 // attach connects to the session.
 func (x *Session) attach(ctx context.Context, req channel.AttachRequest, stdio channel.Stdio) (*process, error) {
 	select {
-	case <-x.sb.machine.ended:
-		return nil, x.sb.machine.cause
+	case <-x.sb.life.ended:
+		return nil, x.sb.life.cause
 	default:
 	}
 	p, err := x.sb.client.Attach(ctx, x.id, req, stdio)

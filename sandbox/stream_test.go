@@ -388,8 +388,8 @@ func TestLossOfTheAgentEndsAStreamWithItsError(t *testing.T) {
 	sb := agentSandbox(t)
 	h := stream(t, sb, "while :; do echo line; done")
 	until(t, h, ExecEventStdout)
-	sb.machine.cause = &StoppedError{Reason: ReasonPanic}
-	close(sb.machine.ended)
+	sb.life.cause = &StoppedError{Reason: ReasonPanic}
+	close(sb.life.ended)
 	sb.client.Close()
 	soon(t, "Wait", func() {
 		if _, err := h.Wait(testContext(t)); !errors.Is(err, ErrStopped) {
