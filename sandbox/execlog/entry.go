@@ -3,6 +3,7 @@ package execlog
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 	"time"
@@ -27,9 +28,9 @@ type Entry struct {
 	Time    time.Time // set by the sink when zero
 	Source  Source
 	Session string // session ID; empty for what concerns the whole sandbox
-	Data    []byte // 1 byte to 64 KiB as they arrived; of a System entry, a line of text
-	Seq     uint64 // the sink's number, from 1; what a caller of Log sets here is not kept
-	Event   *Event // of a System entry
+	Data    []byte // the bytes as they arrived, at most 64 KiB when read back; of a System entry, a line of text
+	Seq     uint64 // the sink's number, from 1, a reader's cursor; what a caller of Log sets here is not kept
+	Event   *Event // of a System entry; not to be changed any more
 }
 
 // An EventKind says what a System entry reports.
@@ -40,7 +41,7 @@ const (
 	Start        EventKind = "start"         // a session started: Args, PID
 	Exit         EventKind = "exit"          // its process exited: Code or Signal
 	Failed       EventKind = "failed"        // it could not be started, or its end is not known
-	Gap          EventKind = "gap"           // Bytes of output are missing here
+	Gap          EventKind = "gap"           // Bytes of Source are missing here: the Source and the Session are empty if they are not known
 	SandboxStart EventKind = "sandbox-start" // the sandbox has booted
 	SandboxStop  EventKind = "sandbox-stop"  // the sandbox is gone
 )
@@ -56,27 +57,34 @@ type Event struct {
 	Source Source    `json:"source,omitempty"` // of a gap
 }
 
-// A Sink takes entries. Log is safe for concurrent use and does not keep Data. Its error concerns that entry alone: the caller may go on.
+// A Sink takes entries. Log is safe for concurrent use and keeps Data no longer than it runs. Its error concerns that entry alone: the caller may go
+// on. The sinks of this package make several entries of output that is larger than 64 KiB.
 type Sink interface {
 	Log(Entry) error
 }
 
-// A Reader gives entries back.
+// A Reader gives entries back. File and Ring are Readers.
 type Reader interface {
-	// Read yields the entries that q selects, the oldest first. An error is yielded with a zero Entry: a *CorruptError, after which reading goes on,
-	// or one that ends it. The end of ctx ends the reading without an error.
+	// Read yields the entries that q selects, the oldest first. Nothing is read before the iteration begins, and each iteration reads anew.
+	//
+	// An error is yielded with a zero Entry. Reading goes on after a *CorruptError; any other error is the last thing. If ctx ends before all was
+	// read, its error is that; with Query.Follow there is no "all", and the end of ctx ends the reading without an error.
+	//
+	// Where entries are missing that were there (dropped by rotation or by a ring since the entry before, or since Query.After), a Gap entry
+	// stands in their place, whatever q selects. It has their last number.
 	Read(ctx context.Context, q Query) iter.Seq2[Entry, error]
 }
 
-// A Query selects entries. The zero value is all there are.
+// A Query selects entries: those that all its fields select. The zero value is all there are. A Gap that a sink has logged is a System entry: a
+// query for sources that are to be complete must select System too.
 type Query struct {
 	Tail         int       // only the last so many of those that the rest selects, before Follow; 0 = all
 	Since, Until time.Time // not before, not after; zero = no bound
 	Sources      []Source  // empty = all
 	Session      string    // empty = all
-	After        uint64    // only entries numbered above it
-	Follow       bool      // go on with what comes, until ctx or Until ends
-	// Poll is how often Follow looks at a file; 0 = 100 ms.
+	After        uint64    // only entries numbered above it: the Seq of the last entry that was read
+	Follow       bool      // go on with what comes, until ctx or Until ends; Since: time.Now() leaves out what there is
+	// Poll is how often Follow looks at a file; 0 = 100 ms. A Ring needs none.
 	Poll time.Duration
 }
 
@@ -100,17 +108,29 @@ func (q *Query) poll() time.Duration {
 type tail struct {
 	n    int
 	list []Entry
+	at   int // the oldest in list, once it is full
 }
 
 func (t *tail) add(e Entry) {
-	if len(t.list) == t.n {
-		copy(t.list, t.list[1:])
-		t.list = t.list[:t.n-1]
+	if len(t.list) < t.n {
+		t.list = append(t.list, e)
+		return
 	}
-	t.list = append(t.list, e)
+	t.list[t.at] = e
+	t.at = (t.at + 1) % t.n
 }
 
-// Multi returns a sink that passes every entry to all of sinks. Its error joins theirs.
+// all returns what was kept, the oldest first.
+func (t *tail) all() []Entry { return append(t.list[t.at:len(t.list):len(t.list)], t.list[:t.at]...) }
+
+// missed is the Gap in place of the entries numbered above from, up to to. bytes is how much output they held, 0 if that is not known.
+func missed(from, to uint64, bytes int64) Entry {
+	e := Entry{Time: time.Now(), Source: System, Seq: to, Event: &Event{Kind: Gap, Bytes: bytes}}
+	e.Data = fmt.Appendf(nil, "%d entries are not kept any more", to-from)
+	return e
+}
+
+// Multi returns a sink that passes every entry to all of sinks, in order, also when some of them fail. Its error joins theirs.
 func Multi(sinks ...Sink) Sink { return multi(slices.Clone(sinks)) }
 
 type multi []Sink

@@ -10,24 +10,23 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
-	"strconv"
 )
 
 // FileOptions are the settings of OpenFile. The zero value is ready to use.
 type FileOptions struct {
 	MaxSize  int64       // bytes at which the file is rotated; 0 = 10 MiB
-	MaxFiles int         // files in all, at least 1; 0 = 5
-	Perm     fs.FileMode // 0 = 0600
+	MaxFiles int         // files in all, the current one included; 0 = 5
+	Perm     fs.FileMode // of new files, before umask; 0 = 0600
 	Sync     bool        // wait for the disk after every entry
 }
 
-// ErrInUse is what OpenFile returns for a file that another writer has open.
+// ErrInUse is what OpenFile returns for a file that another writer has open, in this process or another one.
 var ErrInUse = errors.New("execlog: another writer has the log open")
 
 // A File is a Sink and a Reader on a file of JSON lines. When an entry would make it larger than MaxSize, the file becomes path.1, that one path.2
-// and so on, and the oldest is removed: a line is never split between files.
+// and so on, and the oldest is removed: a line is never split between files. A file of the name path.lock keeps other writers away; it stays.
 type File struct {
-	path string
+	path string // absolute
 	opt  FileOptions
 
 	w      Writer // its w is the File's write; its lock guards what follows
@@ -37,8 +36,8 @@ type File struct {
 	closed bool
 }
 
-// OpenFile opens the log at path for writing and makes it if need be; its directory must exist. The numbers of an existing log go on, and a
-// line that was torn by a crash is closed off, for readers to report.
+// OpenFile opens the log at path for writing and makes it if need be; its directory must exist. The numbers of an existing log go on. A line that a
+// crash has torn is cut off, and a Gap entry tells how long it was.
 //
 // Errors: ErrInUse, or why the file cannot be opened.
 func OpenFile(path string, opt FileOptions) (*File, error) {
@@ -51,6 +50,15 @@ func OpenFile(path string, opt FileOptions) (*File, error) {
 	if opt.Perm == 0 {
 		opt.Perm = 0o600
 	}
+	path, err := filepath.Abs(path) // rotation is not to depend on the process's directory
+	if err != nil {
+		return nil, fmt.Errorf("execlog: %w", err)
+	}
+	if st, err := os.Lstat(path); err == nil && st.Mode()&fs.ModeSymlink != 0 {
+		if path, err = filepath.EvalSymlinks(path); err != nil { // one file, one lock; and rotation is not to rename the link
+			return nil, fmt.Errorf("execlog: %w", err)
+		}
+	}
 	lock, err := lockFile(path+".lock", opt.Perm)
 	if err != nil {
 		return nil, err
@@ -58,14 +66,15 @@ func OpenFile(path string, opt FileOptions) (*File, error) {
 	f := &File{path: path, opt: opt, lock: lock}
 	f.w.w = writerFunc(f.write)
 	if err := f.open(); err != nil {
-		lock.Close()
+		f.Close()
 		return nil, err
 	}
-	for e, err := range Read(context.Background(), path, Query{}) {
-		if err == nil {
-			f.w.seq = max(f.w.seq, e.Seq)
-		}
+	if f.w.seq, err = lastSeq(path); err != nil {
+		f.w.lost = nil // without a number it cannot be written
+		f.Close()
+		return nil, err
 	}
+	_ = f.w.write(nil) // a gap, which is kept for later if it cannot be written
 	return f, nil
 }
 
@@ -73,26 +82,23 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// open opens the current file.
+// open opens the current file, and repairs its end.
 func (f *File) open() error {
+	if st, err := os.Stat(f.path); err == nil && !st.Mode().IsRegular() { // opening a FIFO would wait
+		return fmt.Errorf("execlog: %s is no regular file (%v)", f.path, st.Mode().Type())
+	}
 	file, err := os.OpenFile(f.path, os.O_RDWR|os.O_APPEND|os.O_CREATE, f.opt.Perm)
 	if err != nil {
 		return fmt.Errorf("execlog: %w", err)
 	}
-	st, err := file.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", f.path)
-	}
+	size, torn, err := repair(file)
 	if err != nil {
 		file.Close()
 		return fmt.Errorf("execlog: %w", err)
 	}
-	f.f, f.size = file, st.Size()
-	if f.size > 0 {
-		last := make([]byte, 1)
-		if _, err := file.ReadAt(last, f.size-1); err == nil && last[0] != '\n' {
-			f.w.torn = true
-		}
+	f.f, f.size, f.w.torn = file, size, false
+	if torn > 0 {
+		f.w.note(loss{bytes: torn, torn: true})
 	}
 	return nil
 }
@@ -107,24 +113,37 @@ func (f *File) Log(e Entry) error {
 	return f.w.log(&e)
 }
 
-// write appends whole lines to the file.
+// write appends lines to the file. What it reports as written are whole lines, unless the disk refuses even to take back the rest.
 func (f *File) write(p []byte) (int, error) {
-	if f.size > 0 && f.size+int64(len(p)) > f.opt.MaxSize {
-		if err := f.rotate(); err != nil {
-			return 0, err
-		}
-		p = bytes.TrimPrefix(p, []byte("\n")) // the torn line stayed behind
-	}
-	if f.f == nil { // a rotation failed half-way
+	fresh := f.f == nil // a rotation failed half-way
+	if fresh {
 		if err := f.open(); err != nil {
 			return 0, err
 		}
 	}
-	n, err := f.f.Write(p)
+	if f.size > 0 && f.size+int64(len(p)) > f.opt.MaxSize {
+		if err := f.rotate(); err != nil {
+			return 0, err
+		}
+		fresh = true
+	}
+	skip := 0
+	if fresh && p[0] == '\n' {
+		skip = 1 // the torn line that this was to end stayed behind
+	}
+	n, err := f.f.Write(p[skip:])
 	f.size += int64(n)
-	if err != nil && n > 0 && f.f.Truncate(f.size-int64(n)) == nil {
-		f.size -= int64(n) // nothing of the entry is left
-		n = 0
+	n += skip
+	if err != nil && n > skip {
+		// Back to the end of a line, and no further: a reader may have taken the lines before it.
+		whole := max(skip, bytes.LastIndexByte(p[:n], '\n')+1)
+		if f.f.Truncate(f.size-int64(n-whole)) == nil {
+			f.size -= int64(n - whole)
+			n = whole
+		}
+		if n == skip {
+			n = 0
+		}
 	}
 	if err == nil && f.opt.Sync {
 		err = f.f.Sync()
@@ -132,33 +151,50 @@ func (f *File) write(p []byte) (int, error) {
 	return n, err
 }
 
-// rotate renames the files and opens a new one.
+// rotate renames the files and opens a new one. It can be tried again after it failed anywhere.
 func (f *File) rotate() error {
+	// Renaming starts at the first name that is free: a hole which a failure left is filled, rather than moved on at the cost of the oldest file.
+	last := 1
+	for last < f.opt.MaxFiles-1 && exists(rotated(f.path, last)) {
+		last++
+	}
 	if f.opt.MaxFiles == 1 { // a new file rather than an empty one, so that readers see it
 		if err := os.Remove(f.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+		last = 0
 	}
-	for i := f.opt.MaxFiles - 1; i > 0; i-- {
+	for i := last; i > 0; i-- {
 		err := os.Rename(rotated(f.path, i-1), rotated(f.path, i))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	f.f.Close()
-	f.f, f.w.torn = nil, false
-	return f.open()
-}
-
-// rotated is the name of the i-th file, 0 the current one.
-func rotated(path string, i int) string {
-	if i == 0 {
-		return path
+	f.f, f.size = nil, 0
+	for _, i := range rotations(f.path) { // of a time when there could be more
+		if i >= f.opt.MaxFiles {
+			_ = os.Remove(rotated(f.path, i))
+		}
 	}
-	return path + "." + strconv.Itoa(i)
+	if err := f.open(); err != nil {
+		return err
+	}
+	if f.opt.Sync {
+		return syncDir(filepath.Dir(f.path))
+	}
+	return nil
 }
 
-// Close closes the file. Idempotent.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Close closes the file; Gap entries that are due are tried once more. Idempotent. Readers are not ended.
 func (f *File) Close() error {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
@@ -166,21 +202,21 @@ func (f *File) Close() error {
 		return nil
 	}
 	f.closed = true
-	var err error
+	var errs []error
 	if f.f != nil {
-		err = f.f.Close()
+		errs = append(errs, f.w.write(nil), f.f.Close())
 	}
-	f.lock.Close() // its end is the lock's; the file stays, so that nobody locks another one of the name
-	return err
+	unlockFile(f.lock) // the lock file stays, so that nobody locks another one of the name
+	return errors.Join(errs...)
 }
 
-// Read implements Reader. It also reads a closed log.
+// Read implements Reader; see the function Read. It also reads a closed log.
 func (f *File) Read(ctx context.Context, q Query) iter.Seq2[Entry, error] {
 	return Read(ctx, f.path, q)
 }
 
-// Path returns the path of the current file.
-func (f *File) Path() string { return filepath.Clean(f.path) }
+// Path returns the absolute path of the current file.
+func (f *File) Path() string { return f.path }
 
 var (
 	_ io.Closer = (*File)(nil)

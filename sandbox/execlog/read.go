@@ -13,11 +13,15 @@ import (
 	"time"
 )
 
-// Read reads the log at path, its rotated files first, and follows it if q says so, also while another process writes and rotates it. A log
-// that does not exist is fs.ErrNotExist, unless it is to be followed. A reader whose file was removed before it was read gets a Gap entry.
+// Read reads the log at path, its rotated files first, and follows it if q says so, also while another process writes and rotates it. Reader
+// describes what is yielded. Of a log that begins anew while it is followed, because somebody removed or emptied its files, all entries are new.
+//
+// Memory is bounded by Query.Tail entries and a line: one longer than 1 MiB is corrupt and is not read wholly. An unfinished last line is
+// waited for, and is corrupt if it stays so. Errors: fs.ErrNotExist for a log that does not exist and is not to be followed; *CorruptError; those
+// of reading files.
 func Read(ctx context.Context, path string, q Query) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		r := &fileReader{ctx: ctx, path: path, q: &q, yield: yield, at: q.After}
+		r := &fileReader{ctx: ctx, path: path, q: q, yield: yield, at: q.After}
 		defer r.close()
 		r.read()
 	}
@@ -25,21 +29,29 @@ func Read(ctx context.Context, path string, q Query) iter.Seq2[Entry, error] {
 
 // fileReader is one reading of a log.
 type fileReader struct {
-	ctx   context.Context
-	path  string
-	q     *Query
-	yield func(Entry, error) bool
-	at    uint64 // the highest number seen
-	tail  *tail  // of the entries before Follow
-	stop  bool   // the consumer wants no more
+	ctx       context.Context
+	path      string
+	q         Query
+	yield     func(Entry, error) bool
+	at        uint64 // the number of the last entry
+	corrupted uint64 // corrupt lines since: each explains one number that is missing
+	tail      *tail  // of the entries before Follow
+	stop      bool   // the consumer wants no more, or reading failed
+	anew      bool   // the next entry may be the first of a log that began anew
 
-	f    *os.File
+	f    *os.File // nil: there is none yet
 	in   *bufio.Reader
-	name string
-	line int
-	part []byte // the start of a line that is not complete
-	long bool   // it is longer than maxLine
+	line int    // complete lines read of f
+	off  int64  // bytes of them
+	part []byte // the start of the next line
+	size int64  // bytes read of that line; more than part if it is too long
 }
+
+// unfinished is how often, and how long, an unfinished last line is waited for.
+const (
+	unfinishedTries = 5
+	unfinishedWait  = 10 * time.Millisecond
+)
 
 func (r *fileReader) close() {
 	if r.f != nil {
@@ -52,25 +64,33 @@ func (r *fileReader) read() {
 	if r.q.Tail > 0 {
 		r.tail = &tail{n: r.q.Tail}
 	}
-	files, err := r.openAll()
+	files, _, err := openNewer(r.path, nil)
+	if err == nil && len(files) == 0 && !r.q.Follow {
+		err = fmt.Errorf("execlog: no log at %s: %w", r.path, fs.ErrNotExist)
+	}
 	if err != nil {
-		r.yield(Entry{}, err)
+		r.fail(err)
 		return
 	}
-	for i, f := range files {
-		r.use(f)
-		if !r.stop && r.ctx.Err() == nil {
-			r.lines(i < len(files)-1)
+	r.files(files)
+	if !r.q.Follow && r.f != nil {
+		for range unfinishedTries {
+			if r.size == 0 || r.done() {
+				break
+			}
+			r.wait(unfinishedWait)
+			r.grown()
 		}
-		if i < len(files)-1 {
-			r.close()
-		}
+		r.finish()
 	}
-	if !r.q.Follow && len(r.part) > 0 {
-		r.corrupt(io.ErrUnexpectedEOF)
+	if err := r.ctx.Err(); err != nil {
+		if !r.q.Follow {
+			r.fail(err)
+		}
+		return
 	}
 	if r.tail != nil {
-		list := r.tail.list
+		list := r.tail.all()
 		r.tail = nil
 		for _, e := range list {
 			r.give(e, nil)
@@ -81,116 +101,112 @@ func (r *fileReader) read() {
 	}
 }
 
-// openAll opens the files of the log, the oldest first. A rotation while it looks shows as one file twice or none, and it looks again.
-func (r *fileReader) openAll() ([]*os.File, error) {
-	for {
-		var files []*os.File
-		var infos []os.FileInfo
-		for i := 0; ; i++ {
-			f, err := os.Open(rotated(r.path, i))
-			if err != nil {
-				if !errors.Is(err, fs.ErrNotExist) || i == 0 && !r.q.Follow && len(files) == 0 && !exists(rotated(r.path, 1)) {
-					closeAll(files)
-					return nil, fmt.Errorf("execlog: %w", err)
-				}
-				if i > 0 || !exists(rotated(r.path, 1)) {
-					break
-				}
-				continue
-			}
-			info, err := f.Stat()
-			if err != nil {
-				closeAll(append(files, f))
-				return nil, fmt.Errorf("execlog: %w", err)
-			}
-			files, infos = append([]*os.File{f}, files...), append(infos, info)
-		}
-		now, err := os.Stat(r.path)
-		if len(infos) == 0 || err == nil && os.SameFile(now, infos[0]) && distinct(infos) {
-			return files, nil
-		}
-		closeAll(files)
-		if r.ctx.Err() != nil {
-			return nil, nil
-		}
+// done says whether to read no more.
+func (r *fileReader) done() bool { return r.stop || r.ctx.Err() != nil }
+
+func (r *fileReader) wait(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.ctx.Done():
 	}
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
-func distinct(infos []os.FileInfo) bool {
-	for i := range infos {
-		for j := range i {
-			if os.SameFile(infos[i], infos[j]) {
-				return false
-			}
+// files reads files, and keeps the last of them open. All others are complete.
+func (r *fileReader) files(files []*os.File) {
+	for i, f := range files {
+		r.use(f)
+		r.lines()
+		if i < len(files)-1 {
+			r.finish()
 		}
-	}
-	return true
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		f.Close()
 	}
 }
 
 func (r *fileReader) use(f *os.File) {
 	r.close()
-	r.f, r.name, r.line, r.part, r.long = f, f.Name(), 0, nil, false
-	r.in = bufio.NewReaderSize(f, 64<<10)
+	r.f, r.line, r.off, r.part, r.size = f, 0, 0, r.part[:0], 0
+	if r.in == nil {
+		r.in = bufio.NewReaderSize(f, 64<<10)
+	}
+	r.in.Reset(f)
 }
 
-// lines reads what the file has. In a file that is complete, a last line without a newline is corrupt.
-func (r *fileReader) lines(complete bool) {
-	for !r.stop && r.ctx.Err() == nil {
+// lines reads what the file has.
+func (r *fileReader) lines() {
+	for !r.done() {
 		b, err := r.in.ReadSlice('\n')
-		if len(r.part)+len(b) > maxLine {
-			r.part, r.long = nil, true
-		}
-		if !r.long {
+		r.size += int64(len(b))
+		if r.size <= maxLine {
 			r.part = append(r.part, b...)
+		} else {
+			r.part = r.part[:0]
 		}
 		switch {
 		case err == nil:
+			r.off += r.size
 			r.entry()
 		case errors.Is(err, bufio.ErrBufferFull):
 		case errors.Is(err, io.EOF):
-			if complete && (len(r.part) > 0 || r.long) {
-				r.corrupt(io.ErrUnexpectedEOF)
-			}
 			return
 		default:
-			r.give(Entry{}, fmt.Errorf("execlog: %w", err))
-			r.stop = true
+			r.fail(fmt.Errorf("execlog: %w", err))
 		}
 	}
 }
 
-// entry takes the complete line in part.
+// again reads an unfinished line from its start: a writer whose disk is full takes back what it could write of a line, and another may be there now.
+// One that is too long is only read on, unless the file became shorter.
+func (r *fileReader) again(shorter bool) {
+	if r.size > 0 && (shorter || r.size <= maxLine) {
+		if _, err := r.f.Seek(r.off, io.SeekStart); err != nil {
+			r.fail(fmt.Errorf("execlog: %w", err))
+			return
+		}
+		r.in.Reset(r.f)
+		r.part, r.size = r.part[:0], 0
+	}
+	r.lines()
+}
+
+// finish takes the unfinished line of a file that gets no more.
+func (r *fileReader) finish() {
+	if r.size > 0 && !r.done() {
+		r.entry()
+	}
+}
+
+// entry takes the line in part.
 func (r *fileReader) entry() {
 	r.line++
-	b, long := bytes.TrimSuffix(r.part, []byte("\n")), r.long
-	r.part, r.long = r.part[:0], false
-	if long {
-		r.give(Entry{}, &CorruptError{r.name, r.line, fmt.Errorf("over %d bytes", maxLine)})
+	whole := bytes.HasSuffix(r.part, []byte("\n"))
+	b, size := bytes.TrimSuffix(r.part, []byte("\n")), r.size
+	r.part, r.size = r.part[:0], 0
+	if size > maxLine {
+		r.corrupt(fmt.Errorf("it has %d bytes, at most %d are read", size, maxLine))
 		return
 	}
 	e, err := decodeLine(b)
 	if err != nil {
-		r.give(Entry{}, &CorruptError{r.name, r.line, err})
+		if !whole {
+			err = fmt.Errorf("the file ends within it: %w", io.ErrUnexpectedEOF)
+		}
+		r.corrupt(err)
 		return
 	}
-	if e.Seq <= r.at {
-		return // seen before a rotation, or before the cursor
+	if r.anew && e.Seq <= r.at {
+		r.at, r.q.After = 0, 0
 	}
-	if r.at > 0 && e.Seq > r.at+1 && r.q.Follow && r.tail == nil {
-		r.give(missed(r.at, e.Seq-r.at-1), nil)
+	r.anew = false
+	if e.Seq > r.at {
+		if n := e.Seq - r.at - 1; r.at > 0 && n > r.corrupted && r.tail == nil {
+			r.give(missed(r.at, e.Seq-1, 0), nil)
+		}
+		r.at, r.corrupted = e.Seq, 0
+	} else if e.Seq > r.q.After {
+		r.at, r.corrupted = e.Seq, 0 // another Writer has appended
 	}
-	r.at = e.Seq
 	switch {
 	case !r.q.match(&e):
 	case r.tail != nil:
@@ -201,8 +217,8 @@ func (r *fileReader) entry() {
 }
 
 func (r *fileReader) corrupt(err error) {
-	r.part, r.long = nil, false
-	r.give(Entry{}, &CorruptError{r.name, r.line + 1, err})
+	r.corrupted++
+	r.give(Entry{}, &CorruptError{r.f.Name(), r.line, err})
 }
 
 func (r *fileReader) give(e Entry, err error) {
@@ -211,59 +227,67 @@ func (r *fileReader) give(e Entry, err error) {
 	}
 }
 
+func (r *fileReader) fail(err error) {
+	r.give(Entry{}, err)
+	r.stop = true
+}
+
 // follow reads what comes, and the files that come.
 func (r *fileReader) follow() {
-	t := time.NewTicker(r.q.poll())
-	defer t.Stop()
-	for !r.stop {
-		if r.f != nil {
-			r.lines(false)
-		}
-		if moved := r.moved(); moved {
-			if r.f != nil {
-				r.lines(true) // what was written before the rotation
-			}
-			r.next()
+	for !r.done() {
+		begun := time.Now()
+		switch now, err := os.Stat(r.path); {
+		case err != nil: // there is none yet, or a rotation is under way
+			r.grown()
+		case r.f == nil:
+			r.next(nil)
 			continue
+		default:
+			mine, err := r.f.Stat()
+			if err != nil {
+				r.fail(fmt.Errorf("execlog: %w", err))
+				return
+			}
+			if !os.SameFile(mine, now) {
+				r.grown() // what was written before the rotation, all of it now
+				r.finish()
+				r.next(mine)
+				continue
+			}
+			r.grown()
 		}
-		if r.q.over(time.Now()) {
+		if r.q.over(begun) {
 			return
 		}
-		select {
-		case <-t.C:
-		case <-r.ctx.Done():
-			return
-		}
+		r.wait(r.q.poll())
 	}
 }
 
-// moved says whether the file that is read is not the current one any more, or was cut to begin anew.
-func (r *fileReader) moved() bool {
-	now, err := os.Stat(r.path)
-	if err != nil {
-		return false
-	}
+// grown reads what came to the file.
+func (r *fileReader) grown() {
 	if r.f == nil {
-		return true
-	}
-	mine, err := r.f.Stat()
-	if err != nil || !os.SameFile(mine, now) {
-		return true
-	}
-	at, err := r.f.Seek(0, io.SeekCurrent)
-	return err == nil && now.Size() < at
-}
-
-// next goes on with the files that came after the one that was read; what they hold twice is told by its number.
-func (r *fileReader) next() {
-	files, err := r.openAll()
-	if err != nil {
-		r.give(Entry{}, err)
-		r.stop = true
 		return
 	}
-	for i, f := range files {
-		r.use(f)
-		r.lines(i < len(files)-1)
+	st, err := r.f.Stat()
+	switch {
+	case err != nil:
+		r.fail(fmt.Errorf("execlog: %w", err))
+	case st.Size() < r.off: // somebody emptied it
+		r.anew = true
+		r.line, r.off, r.size = 0, 0, 1
+		r.again(true)
+	case st.Size() != r.off+r.size:
+		r.again(st.Size() < r.off+r.size)
 	}
+}
+
+// next goes on with the files that came after mine.
+func (r *fileReader) next(mine os.FileInfo) {
+	files, found, err := openNewer(r.path, mine)
+	if err != nil {
+		r.fail(err)
+		return
+	}
+	r.anew = mine != nil && !found // rotated away, which the numbers will tell, or a new log
+	r.files(files)
 }

@@ -2,10 +2,12 @@ package execlog
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -14,12 +16,14 @@ import (
 // maxPartial bounds a line that has not ended, in bytes; beyond it what there is becomes a record.
 const maxPartial = 64 << 10
 
-// A Handler is a Sink that makes a slog record of every line of output: its message is the line without its end, its attributes are "source" and
-// "session". A line that is not valid UTF-8 has the message "(binary)" and its bytes as base64 in the attribute "data". What stands
-// behind the last newline is held back until the line or the session ends, at most 64 KiB.
+// A Handler is a Sink that makes a slog record of every line of output: its message is the line without its end ("\n" or "\r\n"), its attributes are
+// "source" and "session". A line that is not valid UTF-8 has the message "(binary)" and its bytes as base64 (RFC 4648 §4) in the attribute "data".
 //
-// System entries are records too, with the event's parts as attributes. All are of slog.LevelInfo, but for failures and gaps, which are
-// slog.LevelWarn.
+// What stands behind the last newline is held back until the line ends, at most 64 KiB for each session and source. It becomes a record of its own,
+// with the attribute "partial" = true, when it reaches that, when the session exits or loses output, when the sandbox stops and on Flush.
+//
+// System entries are records too, with the event's parts as attributes ("event", "args", "pid", "code", "signal", "bytes", "of"). All are of
+// slog.LevelInfo, but for failures and gaps, which are slog.LevelWarn. Make one with NewHandler.
 type Handler struct {
 	h slog.Handler
 
@@ -37,7 +41,7 @@ func NewHandler(h slog.Handler) *Handler {
 	return &Handler{h: h, partial: make(map[partialKey][]byte)}
 }
 
-// Log implements Sink. Errors: those of the slog handler.
+// Log implements Sink. Errors: those of the slog handler, which has one call at a time.
 func (s *Handler) Log(e Entry) error {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
@@ -45,36 +49,56 @@ func (s *Handler) Log(e Entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e.Source == System {
-		var err error
-		if e.Event != nil && (e.Event.Kind == Exit || e.Event.Kind == Failed) {
-			err = s.flush(e.Time, func(k partialKey) bool { return k.session == e.Session })
-		}
-		return errors.Join(err, s.system(&e))
+		return errors.Join(s.ended(&e), s.system(&e))
 	}
 	k := partialKey{e.Session, e.Source}
-	data := e.Data
-	if held := s.partial[k]; len(held) > 0 {
-		data = append(held, data...)
+	data, held := e.Data, s.partial[k]
+	if len(held) > 0 {
+		data = append(held, data...) // held is this map's alone
 	}
+	all := len(data)
 	var errs []error
 	for {
 		i := bytes.IndexByte(data, '\n')
-		if i < 0 && len(data) < maxPartial {
+		if i >= 0 && i <= maxPartial {
+			errs = append(errs, s.record(e.Time, k, data[:i], false))
+			data = data[i+1:]
+			continue
+		}
+		if len(data) < maxPartial {
 			break
 		}
-		text, next := data, len(data)
-		if i >= 0 {
-			text, next = data[:i], i+1
-		}
-		errs = append(errs, s.record(e.Time, k, text))
-		data = data[next:]
+		n := cut(data, maxPartial)
+		errs = append(errs, s.record(e.Time, k, data[:n], true))
+		data = data[n:]
 	}
-	if len(data) == 0 {
+	switch {
+	case len(data) == 0:
 		delete(s.partial, k)
-	} else {
+	case len(held) > 0 && len(data) == all:
+		s.partial[k] = data // grown, not copied each time
+	default:
 		s.partial[k] = bytes.Clone(data)
 	}
 	return errors.Join(errs...)
+}
+
+// ended makes records of the lines that e, a System entry, has ended.
+func (s *Handler) ended(e *Entry) error {
+	if e.Event == nil {
+		return nil
+	}
+	switch e.Event.Kind {
+	case SandboxStop:
+		return s.flush(e.Time, func(partialKey) bool { return true })
+	case Exit, Failed:
+		return s.flush(e.Time, func(k partialKey) bool { return k.session == e.Session })
+	case Gap:
+		return s.flush(e.Time, func(k partialKey) bool {
+			return k.session == e.Session && (e.Event.Source == "" || k.source == e.Event.Source)
+		})
+	}
+	return nil
 }
 
 // Flush makes records of all lines that were held back.
@@ -85,29 +109,43 @@ func (s *Handler) Flush() error {
 }
 
 func (s *Handler) flush(now time.Time, which func(partialKey) bool) error {
-	var errs []error
-	for k, text := range s.partial {
+	var keys []partialKey
+	for k := range s.partial {
 		if which(k) {
-			errs = append(errs, s.record(now, k, text))
-			delete(s.partial, k)
+			keys = append(keys, k)
 		}
+	}
+	slices.SortFunc(keys, func(a, b partialKey) int {
+		return cmp.Or(cmp.Compare(a.session, b.session), cmp.Compare(b.source, a.source)) // stdout before stderr
+	})
+	var errs []error
+	for _, k := range keys {
+		errs = append(errs, s.record(now, k, s.partial[k], true))
+		delete(s.partial, k)
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Handler) record(t time.Time, k partialKey, text []byte) error {
+func (s *Handler) record(t time.Time, k partialKey, text []byte, partial bool) error {
 	ctx := context.Background()
 	if !s.h.Enabled(ctx, slog.LevelInfo) {
 		return nil
 	}
-	msg, binary := string(bytes.TrimSuffix(text, []byte("\r"))), !utf8.Valid(text)
-	if binary {
-		msg = "(binary)"
+	msg, binary := "(binary)", !utf8.Valid(text)
+	switch {
+	case binary:
+	case partial:
+		msg = string(text)
+	default:
+		msg = string(bytes.TrimSuffix(text, []byte("\r")))
 	}
 	r := slog.NewRecord(t, slog.LevelInfo, msg, 0)
 	r.AddAttrs(slog.String("source", string(k.source)), slog.String("session", k.session))
 	if binary {
 		r.AddAttrs(slog.String("data", base64.StdEncoding.EncodeToString(text)))
+	}
+	if partial {
+		r.AddAttrs(slog.Bool("partial", true))
 	}
 	return s.h.Handle(ctx, r)
 }
@@ -135,6 +173,9 @@ func (s *Handler) system(e *Entry) error {
 			r.AddAttrs(slog.Int("code", v.Code), slog.Int("signal", v.Signal))
 		case Gap:
 			r.AddAttrs(slog.Int64("bytes", v.Bytes))
+			if v.Source != "" {
+				r.AddAttrs(slog.String("of", string(v.Source)))
+			}
 		}
 	}
 	return s.h.Handle(ctx, r)

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
 
 package execlog
 
@@ -24,4 +24,10 @@ func lockFile(path string, perm fs.FileMode) (*os.File, error) {
 		return nil, fmt.Errorf("execlog: locking %s: %w", path, err)
 	}
 	return f, nil
+}
+
+// unlockFile gives the lock back. Closing would not do: a child process that another goroutine is starting may hold the descriptor a moment longer.
+func unlockFile(f *os.File) {
+	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+	f.Close()
 }
