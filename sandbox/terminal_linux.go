@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -17,6 +18,7 @@ type terminal struct {
 	sizes     chan WinSize
 
 	saved  *term.State // nil before enterRaw
+	raw    atomic.Bool // enterRaw is over
 	winch  chan os.Signal
 	end    chan struct{}
 	stop   sync.WaitGroup
@@ -39,21 +41,25 @@ func newTerminal(in, out *os.File) (*terminal, error) {
 	t := &terminal{
 		in: in, shown: out, sizes: make(chan WinSize), winch: make(chan os.Signal, 1), end: make(chan struct{}), wakeR: p[0], wakeW: p[1],
 	}
-	signal.Notify(t.winch, unix.SIGWINCH)
+	signal.Notify(t.winch, unix.SIGWINCH, unix.SIGCONT)
 	t.stop.Go(t.follow)
 	return t, nil
 }
 
-// follow sends the terminal's size at every change.
+// follow sends the terminal's size at every change. A program that was stopped and continued finds the modes and the size of the shell, which had
+// the terminal meanwhile.
 func (t *terminal) follow() {
+	var size WinSize
+	var to chan<- WinSize // nil = size was sent
 	for {
 		select {
 		case <-t.winch:
-		case <-t.end:
-			return
-		}
-		select {
-		case t.sizes <- t.size():
+			if t.raw.Load() {
+				_, _ = term.MakeRaw(int(t.in.Fd())) // it fails when the terminal is gone
+			}
+			size, to = t.size(), t.sizes
+		case to <- size:
+			to = nil
 		case <-t.end:
 			return
 		}
@@ -76,6 +82,7 @@ func (t *terminal) enterRaw() (err error) {
 	if t.saved, err = term.MakeRaw(int(t.in.Fd())); err != nil {
 		return &TerminalError{Op: "raw mode", Err: err}
 	}
+	t.raw.Store(true)
 	select {
 	case t.winch <- unix.SIGWINCH:
 	default:
@@ -119,13 +126,13 @@ func (t *terminal) Read(p []byte) (int, error) {
 // close restores the terminal and ends Read.
 func (t *terminal) close() {
 	t.closed.Do(func() {
+		signal.Stop(t.winch)
+		close(t.end)
+		t.stop.Wait() // follow sets modes
 		if t.saved != nil {
 			_ = term.Restore(int(t.in.Fd()), t.saved) // it fails when the terminal is gone, and then there is nothing to restore
 		}
-		signal.Stop(t.winch)
-		close(t.end)
 		_, _ = unix.Write(t.wakeW, []byte{0})
-		t.stop.Wait()
 		t.reads.Lock() // a Read that polls has been woken
 		defer t.reads.Unlock()
 		unix.Close(t.wakeR)
