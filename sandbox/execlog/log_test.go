@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -16,12 +15,20 @@ import (
 	"sync"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if job := children[os.Getenv("EXECLOG_CHILD")]; job != nil {
+		if err := job(os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func collect(t *testing.T, r Reader, q Query) []Entry {
 	t.Helper()
@@ -366,91 +373,5 @@ func TestGarbageIsReportedAndPassedOver(t *testing.T) {
 		if corrupt != 1 || entries != 1 {
 			t.Errorf("%s: %d corrupt lines, %d entries", name, corrupt, entries)
 		}
-	}
-}
-
-func TestHandlerMakesLines(t *testing.T) {
-	var buf bytes.Buffer
-	h := NewHandler(slog.NewTextHandler(&buf, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.Attr{}
-		}
-		return a
-	}}))
-	logAll(t, h,
-		Entry{Source: System, Session: "a", Data: []byte("started"), Event: &Event{Kind: Start, Args: []string{"ls"}, PID: 3}},
-		Entry{Source: Stdout, Session: "a", Data: []byte("one\ntw")},
-		Entry{Source: Stderr, Session: "a", Data: []byte("err")},
-		Entry{Source: Stdout, Session: "b", Data: []byte("other\r\n")},
-		Entry{Source: Stdout, Session: "a", Data: []byte("o\n\xff\n")},
-		Entry{Source: System, Session: "a", Data: []byte("exited"), Event: &Event{Kind: Exit, Code: 2}},
-		Entry{Source: Output, Session: "c", Data: []byte("held")},
-	)
-	if err := h.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	want := `level=INFO msg=started source=system session=a event=start args=[ls] pid=3
-level=INFO msg=one source=stdout session=a
-level=INFO msg=other source=stdout session=b
-level=INFO msg=two source=stdout session=a
-level=INFO msg=(binary) source=stdout session=a data="/w=="
-level=INFO msg=err source=stderr session=a partial=true
-level=INFO msg=exited source=system session=a event=exit code=2 signal=0
-level=INFO msg=held source=output session=c partial=true
-`
-	if buf.String() != want {
-		t.Errorf("got\n%s\nwant\n%s", buf.String(), want)
-	}
-	buf.Reset()
-	logAll(t, h, Entry{Source: Stdout, Data: bytes.Repeat([]byte("x"), maxPartial)})
-	if buf.Len() < maxPartial || len(h.partial) != 0 {
-		t.Errorf("%d bytes of a long line, %d held back", buf.Len(), len(h.partial))
-	}
-}
-
-func FuzzDecodeLine(f *testing.F) {
-	f.Add([]byte(`{"t":"2026-01-01T00:00:00Z","s":"stdout","id":"x","n":1,"d":"hello"}`))
-	f.Add([]byte(`{"t":"2026-01-01T00:00:00Z","s":"system","n":2,"b":"/w==","e":{"kind":"exit","code":-1,"signal":9}}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		e := Entry{Time: time.Unix(1, 2).UTC(), Source: Stdout, Session: "s", Data: b, Seq: 1}
-		l, err := appendLine(nil, &e)
-		if err == nil {
-			back, err := decodeLine(bytes.TrimSuffix(l, []byte("\n")))
-			if err != nil || !bytes.Equal(back.Data, b) || bytes.Count(l, []byte("\n")) != 1 {
-				t.Fatalf("%q came back as %q, %v", b, back.Data, err)
-			}
-		}
-		d, err := decodeLine(b)
-		if err != nil || d.Time.Year() > 9999 || !utf8.ValidString(d.Session) {
-			return
-		}
-		l, err = appendLine(nil, &d)
-		if err != nil {
-			return
-		}
-		back, err := decodeLine(bytes.TrimSuffix(l, []byte("\n")))
-		if err != nil || !bytes.Equal(back.Data, d.Data) || back.Session != d.Session || back.Seq != d.Seq {
-			t.Fatalf("%+v came back as %+v, %v", d, back, err)
-		}
-	})
-}
-
-func BenchmarkLog(b *testing.B) {
-	data := bytes.Repeat([]byte("0123456789abcde\n"), 256) // 4 KiB
-	f, err := OpenFile(filepath.Join(b.TempDir(), "log"), FileOptions{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	for name, s := range map[string]Sink{"writer": NewWriter(io.Discard), "file": f, "ring": NewRing(1 << 20), "slog": NewHandler(slog.NewJSONHandler(io.Discard, nil))} {
-		b.Run(name, func(b *testing.B) {
-			b.SetBytes(int64(len(data)))
-			b.ReportAllocs()
-			for b.Loop() {
-				if err := s.Log(Entry{Source: Stdout, Session: "s", Data: data}); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
 	}
 }
