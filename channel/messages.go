@@ -158,6 +158,10 @@ type Request struct {
 	Limits *Limits `cbor:"18,keyasint,omitempty"`
 }
 
+// Merged reports that stderr goes to the same pipe as stdout. Start sets it
+// from Stdio.
+func (r *Request) Merged() bool { return r.Wired&wiredMerged != 0 }
+
 // Limits are cgroup limits of one exec's tree. 0 = none.
 type Limits struct {
 	Memory int64 `cbor:"1,keyasint,omitempty"` // bytes; beyond it the OOM killer ends a process: Exit.OOM

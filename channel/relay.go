@@ -99,8 +99,8 @@ type relay struct {
 	wg  sync.WaitGroup
 
 	mu      sync.Mutex
-	closed  bool            // no stream is opened any more
-	open    map[uint32]bool // streams on the agent's connection
+	closed  bool               // no stream is opened any more
+	open    map[uint32]bool    // streams on the agent's connection
 	numbers map[meetKey]uint32 // of attachments, on the agent's connection
 	taps    map[string]ExecTap // by session
 }

@@ -98,6 +98,10 @@ type AttachRequest struct {
 	// Takeover takes stdin from the attachment that writes it, which sees a
 	// closed stdin, instead of failing with ErrStdinBusy.
 	Takeover bool `cbor:"5,keyasint,omitempty"`
+	// Rows and Cols set the size of the session's terminal, before anything is
+	// typed or shown; 0 = leave it.
+	Rows uint16 `cbor:"7,keyasint,omitempty"`
+	Cols uint16 `cbor:"8,keyasint,omitempty"`
 	// OnGap is called for each gap with AllowGap, from the goroutine that reads
 	// the agent's messages: it must not block or call
 	// the Process. nil = nothing.

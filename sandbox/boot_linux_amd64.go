@@ -209,6 +209,7 @@ func (b *booting) start(ctx context.Context) (*Sandbox, error) {
 	b.stage, b.times.Agent = StageReady, b.since()
 	hello := client.Hello()
 	b.times.Init = initTime(b.times.Agent, hello.UptimeStart, hello.UptimeHello)
+	b.info.Shell, b.info.Name, b.info.Log = b.cfg.shell, b.cfg.name, b.cfg.logPath
 	b.info.Boot, b.info.Agent = b.times, sanitize([]byte(hello.Build))
 	if hello.Kernel != "" {
 		b.info.Kernel = sanitize([]byte(hello.Kernel))

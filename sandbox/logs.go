@@ -21,6 +21,8 @@ var ErrNoLog = errors.New("sandbox: nothing to read logs from: give WithLogs an 
 // WithLogs keeps what every command prints, and when it starts and exits, in sinks of package execlog. It logs also the output that a command's
 // owner discards, and that of sessions nobody follows. The caller closes the sinks, after the sandbox.
 //
+// Of the commands that other processes run through Serve it logs what those processes read.
+//
 // A sink's error is reported to WithLogger's logger, and touches no command; a slow sink slows the commands down, each by itself.
 func WithLogs(sinks ...execlog.Sink) Option {
 	return func(c *config) { c.logs = append(c.logs, sinks...) }
@@ -112,7 +114,7 @@ func (l *execLog) event(session string, ev execlog.Event, format string, a ...an
 // Exec implements channel.Tap.
 func (l *execLog) Exec(req *channel.Request) channel.ExecTap {
 	return &sessionLog{
-		l: l, id: req.Session, args: cutArgs(req.Args), merged: req.TTY != nil, follow: req.Detachable || req.Detached, begun: make(chan struct{}),
+		l: l, id: req.Session, args: cutArgs(req.Args), merged: req.TTY != nil || req.Merged(), follow: req.Detachable || req.Detached, begun: make(chan struct{}),
 	}
 }
 

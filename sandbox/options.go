@@ -53,6 +53,8 @@ type config struct {
 	env         []string
 	defaults    []ExecOption
 	logs        []execlog.Sink
+	name        string // of a named sandbox, and the path of its log
+	logPath     string
 }
 
 // WithKernel names the kernel to boot: a file (vmlinux, bzImage or .deb), a directory, a name such as "own" or "host", or a cached

@@ -5,6 +5,8 @@ package sandbox
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"os"
 	"testing"
 )
 
@@ -134,14 +136,18 @@ var probes = map[string][]byte{
 // install puts a probe into the sandbox and returns its path there.
 func install(t testing.TB, sb *Sandbox, name string) string {
 	t.Helper()
-	path := "/tmp/hutch-probe-" + name
+	path := fmt.Sprintf("/tmp/hutch-probe-%d-%s", os.Getpid(), name) // without a guest, other test processes have the same /tmp
+	t.Cleanup(func() { os.Remove(path) })
 	program, ok := probes[name]
 	if !ok {
 		t.Fatalf("no probe %q", name)
 	}
 	res, err := sb.Shell(testContext(t), "cat >"+path+".new && chmod 755 "+path+".new && mv "+path+".new "+path, WithExecStdin(bytes.NewReader(elf(program))))
-	if err != nil || !res.Success() {
-		t.Fatalf("installing %s: %v, %s", path, err, res.Stderr())
+	if err != nil {
+		t.Fatalf("installing %s: %v", path, err)
+	}
+	if !res.Success() {
+		t.Fatalf("installing %s: %v, %s", path, res.State(), res.Stderr())
 	}
 	return path
 }

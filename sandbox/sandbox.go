@@ -38,6 +38,9 @@ type Info struct {
 	Memory     int64     // guest memory in bytes
 	Boot       BootTimes // when each phase of the boot was over
 	Agent      string    // the agent's build
+	Shell      string    // what Shell and AttachShell run
+	Name       string    // of a named sandbox
+	Log        string    // the log of a named sandbox, a file for execlog.Read
 }
 
 // New makes a sandbox: it builds a virtual machine in this process, boots Linux in it and returns when the guest's agent has answered.

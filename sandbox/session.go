@@ -161,7 +161,7 @@ func (x *Session) stream(ctx context.Context, v sessionView) (*ExecHandle, error
 	h := newExecHandle(c)
 	ctx, h.cancel = context.WithCancel(ctx)
 	req := channel.AttachRequest{FromStdout: v.stdoutCursor, FromStderr: v.stderrCursor, ReadOnly: v.readOnly, AllowGap: v.gaps, Takeover: v.takeover}
-	req.OnGap = h.gap
+	req.OnGap, req.Rows, req.Cols = h.gap, v.size.Rows, v.size.Cols
 	proc, err := x.attach(ctx, req, channel.Stdio{Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr})
 	if err != nil {
 		h.cancel()
@@ -204,12 +204,8 @@ func (x *Session) Attach(ctx context.Context, opts ...AttachOption) (exitCode in
 			return nil, &ConfigError{"Session.Attach", x.id, "the session has no terminal; follow it with Session.Stream"}
 		}
 		v := a.view
-		v.stdin, v.gaps = !v.readOnly && info.Running, true
-		h, err := x.stream(ctx, v)
-		if err == nil && v.stdin && a.size != (WinSize{}) {
-			_ = h.Resize(a.size.Rows, a.size.Cols) // it has a terminal
-		}
-		return h, err
+		v.stdin, v.gaps, v.size = !v.readOnly && info.Running, true, a.size
+		return x.stream(ctx, v)
 	})
 }
 
@@ -239,6 +235,9 @@ func (x *Session) Signal(ctx context.Context, sig syscall.Signal, target SignalT
 // ErrSessionNotFound, ctx's error.
 func (x *Session) Kill(ctx context.Context) error {
 	return x.control(ctx, func(p *channel.Process) error {
+		if err := p.Signal(ctx, 0, false); err != nil { // whether it runs, by the guest's word
+			return err
+		}
 		if err := p.Kill(); err != nil {
 			return err
 		}

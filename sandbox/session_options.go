@@ -12,6 +12,7 @@ type sessionView struct {
 	readOnly, stdin, takeover  bool
 	gaps                       bool
 	maxOutput                  int
+	size                       WinSize
 }
 
 // A SessionOption changes one setting of Session.Stream.
