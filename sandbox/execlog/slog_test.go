@@ -125,3 +125,21 @@ func TestHandlerKeepsNothingOfWhatEnded(t *testing.T) {
 		}
 	}
 }
+
+// counting calls f for each record.
+type counting struct {
+	slog.Handler
+	f func(session, text string)
+}
+
+func (c *counting) Enabled(context.Context, slog.Level) bool { return true }
+
+func (c *counting) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "session" {
+			c.f(a.Value.String(), r.Message)
+		}
+		return true
+	})
+	return nil
+}

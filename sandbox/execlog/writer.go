@@ -87,7 +87,7 @@ func (w *Writer) write(e *Entry) error {
 	if n > 0 {
 		w.torn = b[n-1] != '\n'
 	}
-	for written < len(w.ends) && w.ends[written] <= n {
+	for written < len(w.ends) && w.ends[written]-1 <= n { // one that lacks only its newline will get it
 		written++
 	}
 	// The numbers of lines that are there are never used again, whatever became of the rest.
