@@ -3,7 +3,6 @@ package channel
 import (
 	"errors"
 	"fmt"
-	"os"
 )
 
 // streamIndex is 0 for stdout and 1 for stderr.
@@ -55,7 +54,7 @@ func (p *Process) detach() error {
 		return ErrNotDetachable
 	}
 	if isClosed(p.done) {
-		return os.ErrProcessDone
+		return p.goneErr("detach")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -208,7 +208,8 @@ func (c *Client) Forget(ctx context.Context, id string) error {
 // ErrDetached when the output up to the detachment was written to Stdout and
 // Stderr. Stdin bytes that were written before are delivered if the process
 // takes them soon; Wait's error says so if not. ErrNotDetachable for an exec
-// started without Detachable, os.ErrProcessDone if the result is final.
+// started without Detachable; when the result is final os.ErrProcessDone or, as
+// from Signal, why it is not known how the process ended.
 func (p *Process) Detach() error { return p.detach() }
 
 // Cursors are the positions after the last bytes that arrived: where a later
