@@ -62,6 +62,9 @@ func ConnectSocket(ctx context.Context, path string) (*Sandbox, error) {
 	}
 	r.client, r.waitConn = client, waitConn
 	cfg.shell = cmp.Or(reply.Info.Shell, cfg.shell)
+	if reply.Defaults != nil {
+		cfg.defaults = []ExecOption{reply.Defaults.apply}
+	}
 	sb := &Sandbox{cfg: cfg, host: r, life: &r.life, client: client, info: *reply.Info}
 	r.wg.Go(r.watch)
 	r.wg.Go(r.watchClient)

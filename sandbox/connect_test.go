@@ -102,6 +102,30 @@ func TestTwoProcessesShareSessionsAndOneLeavingHurtsNobody(t *testing.T) {
 	}
 }
 
+func TestDefaultsOfTheHolderHoldForOthers(t *testing.T) {
+	for _, clear := range []bool{false, true} {
+		opts := []ExecOption{WithExecCwd("/usr"), WithExecEnv(map[string]string{"B": "default"}), WithExecRlimit("nofile", 99, 99)}
+		if clear {
+			opts = append(opts, WithExecClearEnv())
+		}
+		sb := agentSandbox(t, WithEnv("A=sandbox"), WithExecDefaults(opts...))
+		other := connected(t, served(t, sb))
+		for _, s := range []*Sandbox{sb, other} {
+			res, err := s.Shell(testContext(t), "pwd; echo $A $B ${HOME:-none}; ulimit -n")
+			want := "/usr\nsandbox default /root\n99\n"
+			if clear {
+				want = "/usr\nsandbox default none\n99\n"
+			}
+			if err != nil || res.Stdout() != want {
+				t.Errorf("cleared %v: %q, %v; want %q", clear, res.Stdout(), err, want)
+			}
+			if res, err := s.Shell(testContext(t), "pwd; echo $A", WithExecCwd("/"), WithExecEnv(map[string]string{"A": "own"})); err != nil || res.Stdout() != "/\nown\n" {
+				t.Errorf("%q, %v", res.Stdout(), err)
+			}
+		}
+	}
+}
+
 func TestHolderLogsWhatOthersRun(t *testing.T) {
 	ring := execlog.NewRing(1 << 24)
 	sb := agentSandbox(t, WithLogs(ring))

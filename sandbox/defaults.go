@@ -1,6 +1,9 @@
 package sandbox
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // WithExecDefaults sets options for every command of the sandbox: working directory, environment, user, timeout, limits, kept output. A
 // command's own option, or field of Cmd, wins; WithExecTimeout(0) and WithExecLimits(Limits{}) lift a default. What belongs to one command alone
@@ -43,4 +46,39 @@ func (c *config) checkDefaults() error {
 	}
 	cmd.Path = "true"
 	return cmd.check()
+}
+
+// commandDefaults is what WithEnv and WithExecDefaults make of a command, in a form that another process can read. Strings that are not UTF-8
+// are not kept.
+type commandDefaults struct {
+	Dir, User string        `json:",omitempty"`
+	Env       []string      `json:",omitempty"`
+	ClearEnv  bool          `json:",omitempty"`
+	Rlimits   []Rlimit      `json:",omitempty"`
+	Limits    Limits        `json:",omitzero"`
+	Timeout   time.Duration `json:",omitempty"`
+	MaxOutput int           `json:",omitempty"`
+}
+
+// commandDefaults returns c's.
+func (c *config) commandDefaults() *commandDefaults {
+	cmd := &Cmd{}
+	c.applyDefaults(cmd)
+	d := &commandDefaults{
+		Dir: cmd.Dir, User: cmd.User, Rlimits: cmd.Rlimits, Limits: cmd.Limits, Timeout: cmd.Timeout, MaxOutput: cmd.maxOutput,
+		Env: append(c.env[:len(c.env):len(c.env)], cmd.baseEnv...), ClearEnv: cmd.Env != nil,
+	}
+	if d.ClearEnv {
+		d.Env = cmd.Env
+	}
+	return d
+}
+
+// apply is an ExecOption.
+func (d *commandDefaults) apply(c *Cmd) error {
+	c.Dir, c.User, c.Rlimits, c.Limits, c.Timeout, c.maxOutput = d.Dir, d.User, d.Rlimits, d.Limits, d.Timeout, d.MaxOutput
+	if d.ClearEnv {
+		c.Env = []string{}
+	}
+	return c.AddEnv(d.Env...)
 }

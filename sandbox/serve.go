@@ -34,9 +34,11 @@ const (
 )
 
 type serveReply struct {
-	Error string      `json:"error,omitempty"`
-	Info  *Info       `json:"info,omitempty"`
-	End   *machineEnd `json:"end,omitempty"`
+	Error string `json:"error,omitempty"`
+	Info  *Info  `json:"info,omitempty"`
+	// Defaults go with Info: who connects starts commands with them.
+	Defaults *commandDefaults `json:"defaults,omitempty"`
+	End      *machineEnd      `json:"end,omitempty"`
 }
 
 // machineEnd is how a machine ended; the zero value is Close.
@@ -141,7 +143,7 @@ func (s *Sandbox) serveConn(ctx context.Context, conn net.Conn) {
 			_ = s.client.Relay(ctx, conn, channel.RelayConfig{Tap: tap, Logger: s.cfg.logger})
 		}
 	case opInfo:
-		_ = writeLine(conn, &serveReply{Info: &s.info})
+		_ = writeLine(conn, &serveReply{Info: &s.info, Defaults: s.cfg.commandDefaults()})
 	case opConsole:
 		if writeLine(conn, &serveReply{}) == nil {
 			_, _ = conn.Write(s.Console())

@@ -39,6 +39,9 @@ var mayImport = map[string][]string{
 	"cmd/kvmlab":              {"agent", "channel", "boot/debpkg", "internal/cachedir"},
 	"examples/demo":           {"sandbox", "boot", "boot/ownkernel", "initramfs"},
 	"internal/archtest":       {},
+	"internal/tmuxtest":       {"boot/debpkg", "internal/cachedir"},
+	"internal/tmuxtest/fetch": {"internal/tmuxtest"},
+	"channel/channeltest":     {},
 	"devices/vsock/vsocktest": {"devices/vsock", "virtio", "virtio/virtiotest"},
 }
 

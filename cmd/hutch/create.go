@@ -1,0 +1,173 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/hutchvm/hutch/sandbox"
+)
+
+// holdStatus is a line that a holder writes to the process that started it.
+type holdStatus struct {
+	Step  string `json:"step,omitempty"`
+	Error string `json:"error,omitempty"`
+	Ready bool   `json:"ready,omitempty"`
+}
+
+// holdFD is the descriptor on which a holder reports.
+const holdFD = 3
+
+type createFlags struct {
+	bootFlags
+	cmdFlags
+}
+
+func newCreate() *cobra.Command {
+	f := &createFlags{}
+	c := &cobra.Command{
+		Use:   "create [flags] NAME",
+		Short: "Start a microVM that stays, under a name",
+		Long: `create boots a microVM that a background process of hutch holds until hutch stop. hutch exec runs commands in it, from any terminal; hutch ls
+lists what runs. -e, -w, -u, --timeout and --rlimit are defaults for its commands.`,
+		Example: "  hutch create worker\n  hutch exec worker -- uname -a\n  hutch create -m 1G -c 2 -e LANG=C.UTF-8 builder",
+		Args:    oneName,
+		RunE:    func(c *cobra.Command, args []string) error { return create(c, f, args[0]) },
+	}
+	f.bootFlags.register(c)
+	f.cmdFlags.register(c)
+	return c
+}
+
+// oneName wants the name of a sandbox.
+func oneName(c *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("%s: give the name of one sandbox (%d were given); hutch ls lists them", c.Name(), len(args))
+	}
+	return sandbox.CheckName(args[0])
+}
+
+// create starts a holder and waits until its sandbox can be used.
+func create(c *cobra.Command, f *createFlags, name string) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	args := []string{"hold"}
+	c.Flags().Visit(func(fl *pflagFlag) { args = append(args, flagArgs(fl)...) })
+	cmd := exec.Command(self, append(args, name)...)
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.Stderr = os.Stderr // until it is ready: the reason of a crash
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		w.Close()
+		return fmt.Errorf("starting the holder: %w", err)
+	}
+	w.Close()
+	ctx, stop := endedBy(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	defer context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })()
+	for lines := bufio.NewScanner(r); lines.Scan(); {
+		var st holdStatus
+		if err := json.Unmarshal(lines.Bytes(), &st); err != nil {
+			return fmt.Errorf("the holder says %q: %w", lines.Text(), err)
+		}
+		switch {
+		case st.Ready:
+			fmt.Println(name)
+			return cmd.Process.Release()
+		case st.Error != "":
+			_ = cmd.Wait()
+			return errors.New(st.Error)
+		case f.verbose || stderrIsTerminal():
+			fmt.Fprintln(os.Stderr, "hutch:", st.Step)
+		}
+	}
+	err = cmd.Wait()
+	if code, ended := endingSignal(ctx); ended {
+		return code
+	}
+	return fmt.Errorf("the holder ended before the microVM had booted: %v", err)
+}
+
+func newHold() *cobra.Command {
+	f := &createFlags{}
+	c := &cobra.Command{
+		Use: "hold [flags] NAME", Hidden: true, Short: "Hold the microVM of hutch create", Args: oneName,
+		RunE: func(_ *cobra.Command, args []string) error { return hold(f, args[0]) },
+	}
+	f.bootFlags.register(c)
+	f.cmdFlags.register(c)
+	return c
+}
+
+// hold is the process that holds a named sandbox.
+func hold(f *createFlags, name string) error {
+	status := os.NewFile(holdFD, "status")
+	if _, err := status.Stat(); err != nil {
+		return errors.New("hold: it is hutch create that starts this command")
+	}
+	unix.CloseOnExec(holdFD)
+	report := json.NewEncoder(status)
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
+	ctx, stop := endedBy(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := f.check()
+	if err == nil {
+		err = holdSandbox(ctx, f, name, report, status)
+	}
+	if err != nil {
+		_ = report.Encode(holdStatus{Error: explainBoot(err).Error()}) // it fails when create has gone, which has seen it ready
+		return err
+	}
+	return nil
+}
+
+func holdSandbox(ctx context.Context, f *createFlags, name string, report *json.Encoder, status io.Closer) error {
+	f.verbose = false
+	opts, cleanup, err := f.options()
+	if err != nil {
+		return err
+	}
+	defer cleanup()
+	opts = append(opts, sandbox.WithExecDefaults(f.execOptions()...),
+		sandbox.WithProgress(func(step string) { _ = report.Encode(holdStatus{Step: step}) }))
+	return sandbox.Hold(ctx, name, func(sb *sandbox.Sandbox) {
+		moveOutput(filepath.Dir(sb.Info().Log))
+		_ = report.Encode(holdStatus{Ready: true})
+		status.Close()
+	}, opts...)
+}
+
+// moveOutput lets go of the terminal of hutch create: what the holder still says, should it crash, is beside the sandbox's log.
+func moveOutput(dir string) {
+	f, err := os.OpenFile(filepath.Join(dir, "holder.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		if f, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
+			return
+		}
+	}
+	defer f.Close()
+	for _, fd := range []int{1, 2} {
+		_ = unix.Dup3(int(f.Fd()), fd, 0)
+	}
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hutchvm/hutch/sandbox"
+	"github.com/hutchvm/hutch/sandbox/execlog"
+)
+
+type logFlags struct {
+	session      string
+	tail         int
+	since, until string
+	follow       bool
+	sources      []string
+	asJSON       bool
+	timestamps   bool
+}
+
+func newLogs() *cobra.Command {
+	f := &logFlags{}
+	c := &cobra.Command{
+		Use:   "logs [flags] NAME",
+		Short: "Print what the commands of a named microVM printed",
+		Long: `logs prints the output of all commands of the microVM NAME, also of one that has stopped, until hutch rm: standard error to standard error, all
+else to standard output, byte for byte. --source system shows when sessions started and exited.`,
+		Example: "  hutch logs worker\n  hutch logs -f --since 10m worker\n  hutch logs --session build --source stderr --tail 20 worker\n  hutch logs --json worker",
+		Args:    oneName,
+		RunE:    func(_ *cobra.Command, args []string) error { return printLogs(f, args[0]) },
+	}
+	fl := c.Flags()
+	fl.StringVar(&f.session, "session", "", "only the session with this `ID`")
+	fl.IntVar(&f.tail, "tail", 0, "only the last `N` entries")
+	fl.StringVar(&f.since, "since", "", "only entries from this `TIME` on: a duration back from now (10m) or a time (2026-01-02T15:04:05Z)")
+	fl.StringVar(&f.until, "until", "", "only entries up to this `TIME`")
+	fl.BoolVarP(&f.follow, "follow", "f", false, "go on with what comes")
+	fl.StringSliceVar(&f.sources, "source", nil, "only these `SOURCES`: stdout, stderr, output (a terminal), system, all (default all but system)")
+	fl.BoolVar(&f.asJSON, "json", false, "print the entries as JSON lines")
+	fl.BoolVar(&f.timestamps, "timestamps", false, "begin every entry with its time and session")
+	return c
+}
+
+func (f *logFlags) query() (execlog.Query, error) {
+	q := execlog.Query{Session: f.session, Tail: f.tail, Follow: f.follow}
+	if f.tail < 0 {
+		return q, fmt.Errorf("--tail: %d: give a number of entries", f.tail)
+	}
+	for _, t := range []struct {
+		flag, text string
+		to         *time.Time
+	}{{"--since", f.since, &q.Since}, {"--until", f.until, &q.Until}} {
+		if t.text == "" {
+			continue
+		}
+		if d, err := time.ParseDuration(t.text); err == nil {
+			*t.to = time.Now().Add(-d)
+			continue
+		}
+		at, err := time.Parse(time.RFC3339, t.text)
+		if err != nil {
+			return q, fmt.Errorf("%s: %q: give a duration such as 10m, or a time such as 2026-01-02T15:04:05Z", t.flag, t.text)
+		}
+		*t.to = at
+	}
+	for _, s := range f.sources {
+		switch src := execlog.Source(s); {
+		case s == "all":
+			q.Sources = execlog.Sources()
+		case slices.Contains(execlog.Sources(), src):
+			q.Sources = append(q.Sources, src)
+		default:
+			return q, fmt.Errorf("--source: %q: known are stdout, stderr, output, system and all", s)
+		}
+	}
+	if len(f.sources) == 0 && !f.asJSON {
+		q.Sources = []execlog.Source{execlog.Stdout, execlog.Stderr, execlog.Output}
+	}
+	return q, nil
+}
+
+func printLogs(f *logFlags, name string) error {
+	q, err := f.query()
+	if err != nil {
+		return err
+	}
+	rec, err := sandbox.Inspect(name)
+	if err != nil {
+		return err
+	}
+	ctx, stop := endedBy(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if f.follow && rec.Running { // the end of the sandbox ends it
+		sb, err := sandbox.Connect(ctx, name)
+		if err != nil {
+			return err
+		}
+		defer sb.Close()
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			<-sb.Done()
+			time.Sleep(300 * time.Millisecond) // the log's last lines are read before
+			cancel()
+		}()
+	}
+	q.Follow = f.follow && rec.Running
+	for e, err := range execlog.Read(ctx, rec.Log, q) {
+		var corrupt *execlog.CorruptError
+		switch {
+		case errors.As(err, &corrupt):
+			fmt.Fprintln(os.Stderr, "hutch:", err)
+		case err != nil:
+			return err
+		default:
+			if err := f.print(&e); err != nil {
+				return err
+			}
+		}
+	}
+	if code, ended := endingSignal(ctx); ended {
+		return code
+	}
+	return nil
+}
+
+func (f *logFlags) print(e *execlog.Entry) error {
+	if f.asJSON {
+		return json.NewEncoder(os.Stdout).Encode(e)
+	}
+	var to io.Writer = os.Stdout
+	if e.Source == execlog.Stderr {
+		to = os.Stderr
+	}
+	text := string(e.Data)
+	if f.timestamps || e.Source == execlog.System {
+		text = fmt.Sprintf("%s %s %s", e.Time.Format(time.RFC3339Nano), clean(e.Session), text)
+		if !strings.HasSuffix(text, "\n") {
+			text += "\n"
+		}
+	}
+	_, err := io.WriteString(to, text)
+	return err
+}

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/hutchvm/hutch/sandbox"
+)
+
+type pflagFlag = pflag.Flag
+
+// flagArgs is a flag as it was given, for another command line.
+func flagArgs(f *pflag.Flag) []string {
+	if s, ok := f.Value.(pflag.SliceValue); ok {
+		var out []string
+		for _, v := range s.GetSlice() {
+			out = append(out, "--"+f.Name+"="+v)
+		}
+		return out
+	}
+	return []string{"--" + f.Name + "=" + f.Value.String()}
+}
+
+// printJSON prints v as indented JSON.
+func printJSON(v any) error {
+	enc := json.NewEncoder(os.Stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// table prints rows in columns.
+func table(rows [][]string) error {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(w, strings.Join(r, "\t"))
+	}
+	return w.Flush()
+}
+
+func newLs() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "ls", Short: "List the named microVMs, running and stopped", Example: "  hutch ls\n  hutch ls --json", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			list, err := sandbox.Named()
+			if asJSON {
+				if list == nil {
+					list = []sandbox.Record{}
+				}
+				return errors.Join(printJSON(list), err)
+			}
+			rows := [][]string{{"NAME", "STATE", "CREATED", "KERNEL", "CPUS", "MEMORY"}}
+			for _, r := range list {
+				rows = append(rows, []string{r.Name, state(&r), r.Created.Format(time.DateTime), r.Kernel, fmt.Sprint(r.CPUs), fmt.Sprintf("%dM", r.Memory>>20)})
+			}
+			return errors.Join(table(rows), err)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func state(r *sandbox.Record) string {
+	switch {
+	case r.Running:
+		return "running"
+	case r.Ended.IsZero():
+		return "holder killed"
+	}
+	return r.End
+}
+
+func newInspect() *cobra.Command {
+	return &cobra.Command{
+		Use: "inspect NAME", Short: "Print what is known of a named microVM, as JSON", Example: "  hutch inspect worker", Args: oneName,
+		RunE: func(_ *cobra.Command, args []string) error {
+			rec, err := sandbox.Inspect(args[0])
+			if err != nil {
+				return err
+			}
+			out := struct {
+				*sandbox.Record
+				Info     *sandbox.Info         `json:",omitempty"`
+				Sessions []sandbox.SessionInfo `json:",omitempty"`
+			}{Record: rec}
+			if rec.Running {
+				sb, err := sandbox.Connect(context.Background(), args[0])
+				if err != nil {
+					return err
+				}
+				defer sb.Close()
+				info := sb.Info()
+				out.Info = &info
+				if out.Sessions, err = sb.Sessions(context.Background()); err != nil {
+					return err
+				}
+			}
+			return printJSON(out)
+		},
+	}
+}
+
+func newStop() *cobra.Command {
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use: "stop NAME", Short: "Stop a named microVM; its log stays", Example: "  hutch stop worker", Args: oneName,
+		RunE: func(_ *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(context.Background(), timeout)
+			defer cancel()
+			sb, err := sandbox.Connect(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			defer sb.Close()
+			return sb.Stop(ctx)
+		},
+	}
+	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this long")
+	return c
+}
+
+func newRm() *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use: "rm NAME", Short: "Remove a stopped microVM's name and log", Example: "  hutch rm worker\n  hutch rm -f worker", Args: oneName,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if force {
+				if err := stopAndWait(args[0]); err != nil {
+					return err
+				}
+			}
+			return sandbox.Remove(args[0])
+		},
+	}
+	c.Flags().BoolVarP(&force, "force", "f", false, "stop it first")
+	return c
+}
+
+// stopAndWait stops a sandbox that runs and waits until its holder has let go of it.
+func stopAndWait(name string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	sb, err := sandbox.Connect(ctx, name)
+	if errors.Is(err, sandbox.ErrNotRunning) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer sb.Close()
+	if err := sb.Stop(ctx); err != nil {
+		return err
+	}
+	for { // the holder writes its record after the answer
+		rec, err := sandbox.Inspect(name)
+		if err != nil || !rec.Running {
+			return err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("rm: the holder of %s (process %d) does not end", name, rec.PID)
+		}
+	}
+}
+
+func newSessions() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "sessions NAME", Short: "List the sessions of a named microVM", Example: "  hutch sessions worker", Args: oneName,
+		RunE: func(_ *cobra.Command, args []string) error {
+			ctx := context.Background()
+			sb, err := sandbox.Connect(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			defer sb.Close()
+			list, err := sb.Sessions(ctx)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(list)
+			}
+			rows := [][]string{{"SESSION", "PID", "STATE", "TTY", "FOLLOWERS", "STARTED", "COMMAND"}}
+			for _, s := range list {
+				st, tty := "running", "no"
+				if s.State != nil {
+					st = s.State.String()
+				}
+				if s.TTY {
+					tty = "yes"
+				}
+				command := strings.Join(s.Args, " ")
+				if s.ArgsCut {
+					command += " ..."
+				}
+				rows = append(rows, []string{clean(s.ID), fmt.Sprint(s.PID), st, tty, fmt.Sprint(s.Watchers), s.Started.Format(time.DateTime), clean(command)})
+			}
+			return table(rows)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// clean shows a guest's text on one line and without control characters.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '.'
+		}
+		return r
+	}, s)
+}

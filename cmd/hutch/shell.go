@@ -1,0 +1,21 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func newShell() *cobra.Command {
+	f := &runFlags{}
+	c := &cobra.Command{
+		Use:     "shell [flags]",
+		Short:   "Boot a microVM and open a shell in it",
+		Long:    `shell boots a microVM and connects this terminal to a shell in it; the microVM is gone when the shell ends.`,
+		Example: "  hutch shell\n  hutch shell -m 1G -k linux-image-cloud-amd64",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			f.tty = true
+			return runCommand(f, []string{"/bin/sh"})
+		},
+	}
+	f.bootFlags.register(c)
+	f.cmdFlags.register(c)
+	return c
+}
