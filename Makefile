@@ -37,13 +37,13 @@ lint: ## vet, format and import rules (golangci-lint when it is installed)
 	@command -v golangci-lint >/dev/null && golangci-lint run || echo "golangci-lint is not installed: ran gofmt, vet and the import test only"
 
 race: ## unit and protocol tests under the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race ./virtio/... ./devices/... ./channel/... ./agent/... ./sandbox ./internal/...
+	CGO_ENABLED=1 $(GO) test -race ./virtio/... ./devices/... ./channel/... ./agent/... ./sandbox/... ./internal/...
 
 fuzz: ## run every fuzz target for FUZZTIME
 	@./testdata/run-fuzz $(FUZZTIME)
 
 bench: build ## benchmarks: native ones here, guest ones in the lab
-	$(GO) test -run '^$$' -bench . -benchtime 1s ./virtio/... ./devices/... ./channel/... ./agent/...
+	$(GO) test -run '^$$' -bench . -benchtime 1s ./virtio/... ./devices/... ./channel/... ./agent/... ./sandbox/...
 
 abi: ## regenerate kvm/testdata/kvm_abi.tsv from the system's <linux/kvm.h>
 	@d=$$(mktemp -d); trap 'rm -rf "$$d"' EXIT; cc -o "$$d/abi" kvm/testdata/abi.c && "$$d/abi" >kvm/testdata/kvm_abi.tsv
