@@ -42,10 +42,11 @@ func TestEveryByteValueInArgvAndOutput(t *testing.T) {
 func TestManyQuickExecsAreExact(t *testing.T) {
 	for name, c := range map[string]*channel.Client{"goroutine": connect(t, agent.Options{}), "process": first(connectProcess(t))} {
 		t.Run(name, func(t *testing.T) {
-			quickExecs(t, c, 1000, 32)
+			n := map[string]int{"goroutine": 1000, "process": 5000}[name]
+			quickExecs(t, c, n, 64)
 			st, err := c.Stats(context.Background())
-			if err != nil || st.Sessions != 0 || st.Execs != 1000 || st.Zombies != 0 {
-				t.Fatalf("after the execs: %+v, %v; want 0 sessions, 1000 execs, 0 zombies", st, err)
+			if err != nil || st.Sessions != 0 || st.Execs != int64(n) || st.Zombies != 0 {
+				t.Fatalf("after the execs: %+v, %v; want 0 sessions, %d execs, 0 zombies", st, err, n)
 			}
 		})
 	}
@@ -103,7 +104,7 @@ func TestLargeStdinThroughCatArrivesWhole(t *testing.T) {
 
 func TestSizesAroundBuffersAreExact(t *testing.T) {
 	c := connect(t, agent.Options{})
-	for _, n := range []int{0, 1, 4095, 4096, 4097, 65535, 65536, 65537, 1 << 20, 4<<20 - 1, 4<<20 + 1} {
+	for _, n := range []int{0, 1, 4095, 4096, 4097, 65535, 65536, 65537, 1 << 20, 4<<20 - 1, 4 << 20, 4<<20 + 1} {
 		in := make([]byte, n)
 		for i := range in {
 			in[i] = byte(i * 7)
@@ -444,8 +445,9 @@ func TestSessionLimit(t *testing.T) {
 }
 
 func TestThousandConcurrentSessions(t *testing.T) {
-	c := connect(t, agent.Options{})
 	const n = 1000
+	conn, end := socketpair(t)
+	c := connectOver(t, conn, end, agent.Options{MaxSessions: n}, channel.Config{MaxSessions: n + 1})
 	r := make([]*io.PipeWriter, n)
 	ps := make([]*channel.Process, n)
 	for i := range n {
@@ -460,6 +462,10 @@ func TestThousandConcurrentSessions(t *testing.T) {
 	st, err := c.Stats(context.Background())
 	if err != nil || st.Sessions != n {
 		t.Fatalf("%+v, %v", st, err)
+	}
+	var le *channel.LimitError
+	if _, err := tryRun(c, sh("true"), nil); !errors.As(err, &le) || le.Max != n {
+		t.Fatalf("one session more: %v", err)
 	}
 	for i := range n {
 		r[i].Write([]byte("x"))

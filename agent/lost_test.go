@@ -34,8 +34,11 @@ func pendingCalls(c *channel.Client, running, kept *channel.Process) (n int, res
 }) {
 	ctx := context.Background()
 	calls := map[string]func() error{
-		"Start":    func() error { _, err := c.Start(ctx, sh("true"), channel.Stdio{Stdin: zeros{}}); return err },
-		"Attach":   func() error { _, err := c.Attach(ctx, "kept", channel.AttachRequest{ReadOnly: true}, channel.Stdio{}); return err },
+		"Start": func() error { _, err := c.Start(ctx, sh("true"), channel.Stdio{Stdin: zeros{}}); return err },
+		"Attach": func() error {
+			_, err := c.Attach(ctx, "kept", channel.AttachRequest{ReadOnly: true}, channel.Stdio{})
+			return err
+		},
 		"Stats":    func() error { _, err := c.Stats(ctx); return err },
 		"Sessions": func() error { _, err := c.Sessions(ctx); return err },
 		"Forget":   func() error { return c.Forget(ctx, "kept") },
