@@ -17,7 +17,7 @@ import (
 )
 
 // served serves sb at a socket of the test's.
-func served(t *testing.T, sb *Sandbox) (path string) {
+func served(t testing.TB, sb *Sandbox) (path string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "hutch") // a socket's path is short
 	if err != nil {
@@ -40,7 +40,7 @@ func served(t *testing.T, sb *Sandbox) (path string) {
 	return path
 }
 
-func connected(t *testing.T, path string) *Sandbox {
+func connected(t testing.TB, path string) *Sandbox {
 	t.Helper()
 	sb, err := ConnectSocket(testContext(t), path)
 	if err != nil {

@@ -41,6 +41,9 @@ func printJSON(v any) error {
 func table(rows [][]string) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
+		for i := range r {
+			r[i] = clean(r[i]) // some of it is a guest's
+		}
 		fmt.Fprintln(w, strings.Join(r, "\t"))
 	}
 	return w.Flush()
@@ -204,7 +207,7 @@ func newSessions() *cobra.Command {
 				if s.ArgsCut {
 					command += " ..."
 				}
-				rows = append(rows, []string{clean(s.ID), fmt.Sprint(s.PID), st, tty, fmt.Sprint(s.Watchers), s.Started.Format(time.DateTime), clean(command)})
+				rows = append(rows, []string{s.ID, fmt.Sprint(s.PID), st, tty, fmt.Sprint(s.Watchers), s.Started.Format(time.DateTime), command})
 			}
 			return table(rows)
 		},
