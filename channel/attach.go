@@ -26,7 +26,7 @@ func (p *Process) prepareAttach() (frames map[streamKind][]byte, err error) {
 		{kindStderr, p.attach.Wired&wiredStderr != 0},
 	} {
 		if k.wired && err == nil {
-			frames[k.kind], err = appendFrame(nil, &open{Kind: k.kind, Session: p.req.Session, Attach: p.number})
+			frames[k.kind], err = appendFrame(nil, &open{Kind: k.kind, Session: p.req.Session, Attach: p.tag})
 		}
 	}
 	if err == nil {

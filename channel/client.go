@@ -61,7 +61,7 @@ type Client struct {
 
 	mu        sync.Mutex
 	sessions  map[sessionKey]*Process
-	attaches  uint32               // attachments so far
+	attaches  uint32               // execs and attachments so far
 	lingering map[uint32]time.Time // finished streams that the guest has not closed
 	sweeper   *time.Timer
 	err       error // why the connection ended; set before done is closed

@@ -50,11 +50,11 @@ func (s *server) exec(ctl *yamux.Stream, o open) {
 		return
 	}
 	k := meetKey{o.Session, o.Attach}
-	if f := s.admit(k, ctl); f != nil {
+	if f := s.admit(k, ctl, true); f != nil {
 		x.Failed(f)
 	} else {
 		s.serveExec(k, x, s.h.Exec)
-		s.leave(k)
+		s.leave(k, true)
 	}
 	if x.last != nil {
 		_ = x.send(x.last) // an error means that the host has gone
@@ -65,38 +65,49 @@ func (s *server) exec(ctl *yamux.Stream, o open) {
 func (s *server) serveExec(k meetKey, x *Exec, serve func(context.Context, *Exec)) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
+	s.wg.Go(func() { // from here on, so that gather sees a host that has gone
+		defer cancel()
+		x.readControl(ctx)
+	})
 	if f := s.gather(ctx, k, x); f != nil {
 		x.Failed(f)
 		return
 	}
 	defer x.closeStreams()
-	s.wg.Go(func() {
-		defer cancel()
-		x.readControl(ctx)
-	})
 	serve(ctx, x)
 }
 
-// admit takes a place among the sessions.
-func (s *server) admit(k meetKey, ctl *yamux.Stream) *StartFailure {
+// admit takes a place among the sessions, and for an exec the session ID.
+func (s *server) admit(k meetKey, ctl *yamux.Stream, exec bool) *StartFailure {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sessions >= s.cfg.MaxSessions {
+		s.refuse(k)
 		return &StartFailure{Stage: StageLimit, Max: s.cfg.MaxSessions}
 	}
 	m := s.meet(k)
-	if m.streams[kindExec] != nil {
+	switch {
+	case m.streams[kindExec] != nil:
+		return &StartFailure{Stage: StageSession, Path: k.session, Msg: "number is in use"}
+	case exec && s.running[k.session]:
+		s.refuse(k)
 		return &StartFailure{Stage: StageSession, Path: k.session, Msg: "session ID is in use"}
 	}
 	m.streams[kindExec] = ctl
 	s.sessions++
+	if exec {
+		s.running[k.session] = true
+	}
 	return nil
 }
 
-func (s *server) leave(k meetKey) {
+func (s *server) leave(k meetKey, exec bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sessions--
+	if exec {
+		delete(s.running, k.session)
+	}
 	if m := s.meeting[k]; m != nil {
 		s.endMeeting(k, m)
 	}

@@ -36,7 +36,7 @@ func (s *server) attach(ctl *yamux.Stream, o open) {
 	x.req.Session, x.req.Wired = o.Session, x.attach.Wired
 	h, ok := s.h.(SessionHandler)
 	k := meetKey{o.Session, o.Attach}
-	if f := s.admit(k, ctl); f != nil {
+	if f := s.admit(k, ctl, false); f != nil {
 		x.Failed(f)
 	} else {
 		if ok {
@@ -44,7 +44,7 @@ func (s *server) attach(ctl *yamux.Stream, o open) {
 		} else {
 			x.Failed(&StartFailure{Stage: StageSession, Reason: ReasonNotFound})
 		}
-		s.leave(k)
+		s.leave(k, false)
 	}
 	if x.last != nil {
 		_ = x.send(x.last) // an error means that the host has gone

@@ -93,8 +93,10 @@ const (
 type open struct {
 	Kind    streamKind `cbor:"1,keyasint"`
 	Session string     `cbor:"2,keyasint,omitempty"`
-	// Attach tells the control streams of one session apart: 0 is the one that
-	// started it. Data streams carry the value of their control stream.
+	// Attach tells the execs and attachments of one connection apart, whose
+	// session IDs may be the same: it is used once. Data streams carry the value
+	// of their control stream, so that those of a start that failed, which may
+	// be read late, cannot be taken for those of the next one.
 	Attach uint32 `cbor:"3,keyasint,omitempty"`
 }
 

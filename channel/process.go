@@ -94,6 +94,7 @@ type Process struct {
 
 	attach *AttachRequest // nil for an exec
 	number uint32         // of the attachment, 0 for an exec
+	tag    uint32         // Open.Attach of its streams
 
 	// Guarded by mu.
 	from      [2]int64 // cursors of stdout and stderr at the start
@@ -192,7 +193,7 @@ func (p *Process) prepare() (frames map[streamKind][]byte, err error) {
 	frames = make(map[streamKind][]byte, 4)
 	add := func(k streamKind, wired bool) {
 		if wired && err == nil {
-			frames[k], err = appendFrame(nil, &open{Kind: k, Session: r.Session})
+			frames[k], err = appendFrame(nil, &open{Kind: k, Session: r.Session, Attach: p.tag})
 		}
 	}
 	add(kindExec, true)
@@ -280,8 +281,9 @@ func (c *Client) register(p *Process) error {
 	case len(c.sessions) >= c.cfg.MaxSessions:
 		return &LimitError{What: "sessions", Max: c.cfg.MaxSessions}
 	}
+	p.tag = c.countAttach()
 	if p.attach != nil {
-		p.number = c.countAttach()
+		p.number = p.tag
 	}
 	frames, err := p.prepare()
 	if err != nil {
@@ -296,7 +298,8 @@ func (c *Client) register(p *Process) error {
 	return nil
 }
 
-// countAttach numbers a new attachment; 0 is the exec's. The caller holds c.mu.
+// countAttach numbers the streams of a new exec or attachment; 0 is no number.
+// The caller holds c.mu.
 func (c *Client) countAttach() uint32 {
 	c.attaches = max(c.attaches+1, 1)
 	return c.attaches

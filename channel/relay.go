@@ -62,7 +62,7 @@ func (c *Client) Relay(ctx context.Context, conn io.ReadWriteCloser, cfg RelayCo
 	if _, err := greet(conn, c.hello); err != nil {
 		return fmt.Errorf("channel: relay: handshake: %w", err)
 	}
-	r := &relay{c: c, tap: cfg.Tap, open: make(map[uint32]bool), numbers: make(map[meetKey]uint32), taps: make(map[string]ExecTap)}
+	r := &relay{c: c, tap: cfg.Tap, open: make(map[uint32]bool), numbers: make(map[meetKey]uint32), taps: make(map[meetKey]ExecTap)}
 	r.out = newBatchWriter(conn, nil)
 	var err error
 	r.mux, err = yamux.Server(&serverConn{bufio.NewReaderSize(conn, maxData), r.out, conn}, muxConfig(c.cfg.Window, cfg.Logger))
@@ -99,10 +99,10 @@ type relay struct {
 	wg  sync.WaitGroup
 
 	mu      sync.Mutex
-	closed  bool               // no stream is opened any more
-	open    map[uint32]bool    // streams on the agent's connection
-	numbers map[meetKey]uint32 // of attachments, on the agent's connection
-	taps    map[string]ExecTap // by session
+	closed  bool                // no stream is opened any more
+	open    map[uint32]bool     // streams on the agent's connection
+	numbers map[meetKey]uint32  // of execs and attachments, on the agent's connection
+	taps    map[meetKey]ExecTap // of execs
 }
 
 // stream passes one stream on.
@@ -127,7 +127,7 @@ func (r *relay) stream(st *yamux.Stream) {
 	var tap ExecTap
 	if o.Kind == kindExec && r.tap != nil {
 		var end func()
-		if first, tap, end, err = r.request(first, st); err != nil {
+		if first, tap, end, err = r.request(k, first, st); err != nil {
 			return
 		}
 		defer end()
@@ -141,7 +141,7 @@ func (r *relay) stream(st *yamux.Stream) {
 		return
 	}
 	defer r.drop(up)
-	sink := r.sink(o, st, tap)
+	sink := r.sink(k, o.Kind, st, tap)
 	r.pass(st, up, sink, o.Kind == kindStdin)
 	if t, ok := sink.(*controlTap); ok {
 		tap.Ended(t.exit)
@@ -209,8 +209,7 @@ func copyStream(w io.Writer, r io.Reader) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, *bp)
 }
 
-// number is the number on the agent's connection of an attachment that has
-// k's on this one: two processes count alike.
+// number is the number on the agent's connection of what has k's on this one: two processes count alike.
 func (r *relay) number(k meetKey) uint32 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -231,7 +230,7 @@ func (r *relay) forget(k meetKey) {
 }
 
 // request reads the request of an exec, tells the tap and appends it to first.
-func (r *relay) request(first []byte, st *yamux.Stream) (out []byte, tap ExecTap, end func(), err error) {
+func (r *relay) request(k meetKey, first []byte, st *yamux.Stream) (out []byte, tap ExecTap, end func(), err error) {
 	body, err := readRawFrame(st, maxFrame)
 	if err != nil {
 		return nil, nil, nil, err
@@ -245,43 +244,43 @@ func (r *relay) request(first []byte, st *yamux.Stream) (out []byte, tap ExecTap
 		return out, nil, func() {}, nil
 	}
 	r.mu.Lock()
-	_, twice := r.taps[req.Session]
+	_, twice := r.taps[k]
 	if !twice {
-		r.taps[req.Session] = tap
+		r.taps[k] = tap
 	}
 	r.mu.Unlock()
 	return out, tap, func() {
 		if !twice { // the agent refuses the second one
 			r.mu.Lock()
-			delete(r.taps, req.Session)
+			delete(r.taps, k)
 			r.mu.Unlock()
 		}
 	}, nil
 }
 
 // sink is where the agent's bytes of a stream go.
-func (r *relay) sink(o open, st *yamux.Stream, tap ExecTap) io.Writer {
+func (r *relay) sink(k meetKey, kind streamKind, st *yamux.Stream, tap ExecTap) io.Writer {
 	w := chunkWriter{st}
 	switch {
 	case tap != nil:
 		return &controlTap{w: w, tap: tap}
-	case r.tap != nil && o.Attach == 0 && (o.Kind == kindStdout || o.Kind == kindStderr):
-		return &outputTap{w: w, r: r, session: o.Session, stderr: o.Kind == kindStderr}
+	case r.tap != nil && (kind == kindStdout || kind == kindStderr):
+		return &outputTap{w: w, r: r, k: k, stderr: kind == kindStderr}
 	}
 	return w
 }
 
 // outputTap shows an output stream to the exec's tap.
 type outputTap struct {
-	w       io.Writer
-	r       *relay
-	session string
-	stderr  bool
+	w      io.Writer
+	r      *relay
+	k      meetKey
+	stderr bool
 }
 
 func (t *outputTap) Write(p []byte) (int, error) {
 	t.r.mu.Lock()
-	tap := t.r.taps[t.session]
+	tap := t.r.taps[t.k] // none for an attachment
 	t.r.mu.Unlock()
 	if tap != nil {
 		tap.Output(t.stderr, p)

@@ -64,6 +64,7 @@ type server struct {
 
 	mu       sync.Mutex
 	meeting  map[meetKey]*meeting
+	running  map[string]bool // session IDs of execs
 	sessions int
 }
 
@@ -104,7 +105,7 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, h Handler, cfg ServerCo
 	if cfg.OnHello != nil {
 		cfg.OnHello(wall)
 	}
-	s := &server{h: h, cfg: cfg, meeting: make(map[meetKey]*meeting)}
+	s := &server{h: h, cfg: cfg, meeting: make(map[meetKey]*meeting), running: make(map[string]bool)}
 	s.out = newBatchWriter(conn, nil)
 	s.mux, err = yamux.Server(&serverConn{bufio.NewReaderSize(conn, maxData), s.out, conn}, muxConfig(cfg.Window, cfg.Logger))
 	if err != nil {
@@ -249,11 +250,20 @@ func (s *server) offer(st *yamux.Stream, o open) {
 	}
 }
 
-// expire ends a meeting to which no control stream came.
+// refuse closes the data streams of an exec that is not started, those too that
+// come later. The caller holds s.mu.
+func (s *server) refuse(k meetKey) {
+	m := s.meet(k)
+	s.endMeeting(k, m)
+	s.meeting[k] = m
+	m.timer.Reset(2 * rendezvousTime)
+}
+
+// expire ends a meeting to which no control stream came, or a refused one.
 func (s *server) expire(k meetKey, m *meeting) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.meeting[k] == m && !m.over && m.streams[kindExec] == nil {
+	if s.meeting[k] == m && m.streams[kindExec] == nil {
 		s.endMeeting(k, m)
 	}
 }
