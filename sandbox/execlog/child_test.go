@@ -151,6 +151,20 @@ func TestAnotherProcessCannotWrite(t *testing.T) {
 	}
 }
 
+// A child process that is being started holds all descriptors for a moment: the lock is not to live as long.
+func TestCloseEndsTheLockAtOnce(t *testing.T) {
+	f := openTest(t, FileOptions{})
+	held, err := syscall.Dup(int(f.lock.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(held)
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	reopen(t, f.Path(), FileOptions{})
+}
+
 // childFull logs to a file that may not grow beyond a limit, which is then lifted. It prints how many bytes were logged and lost.
 func childFull(path string) error {
 	signal.Ignore(syscall.SIGXFSZ)

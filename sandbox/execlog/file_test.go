@@ -86,6 +86,7 @@ func TestEndsThatACrashLeaves(t *testing.T) {
 			f.Close()
 			appendRaw(t, f.Path(), tc.end)
 			g := reopen(t, f.Path(), FileOptions{})
+			wantTexts(t, f.Path(), tc.want[:len(tc.want)-1]...)
 			logAll(t, g, out("new"))
 			wantTexts(t, f.Path(), tc.want...)
 		})
@@ -363,4 +364,52 @@ func TestWritersThatFailAfterAnEntryLoseNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	appendRaw(t, path, b.String())
 	wantTexts(t, path, "1 one", "2 two")
+}
+
+// lineOf is a line as a Writer makes it.
+func lineOf(t *testing.T, seq uint64, text string) string {
+	t.Helper()
+	b, err := appendLine(nil, &Entry{Time: time.Unix(1, 0), Source: Stdout, Seq: seq, Data: []byte(text)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestGapsAreWhatNothingElseExplains(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	appendRaw(t, path, lineOf(t, 1, "a")+"garbage\n"+lineOf(t, 3, "c")+"garbage\n"+lineOf(t, 7, "g"))
+	appendRaw(t, path, lineOf(t, 1, "a")+lineOf(t, 3, "c")) // another Writer's
+	wantTexts(t, path, "1 a", "corrupt log:2", "3 c", "corrupt log:4", "6 3 entries are not kept any more", "7 g",
+		"1 a", "2 1 entries are not kept any more", "3 c")
+}
+
+// waiting calls f when a reader waits.
+type waiting struct {
+	context.Context
+	f func()
+}
+
+func (w *waiting) Done() <-chan struct{} {
+	if f := w.f; f != nil {
+		w.f = nil
+		f()
+	}
+	return w.Context.Done()
+}
+
+func TestAnUnfinishedLineIsWaitedFor(t *testing.T) {
+	l := lineOf(t, 1, "x")
+	for _, tc := range []struct{ rest, want string }{{l[9:], "x <nil>"}, {"", io.ErrUnexpectedEOF.Error()}} {
+		path := filepath.Join(t.TempDir(), "log")
+		appendRaw(t, path, l[:9])
+		var got []string
+		ctx := &waiting{t.Context(), func() { appendRaw(t, path, tc.rest) }}
+		for e, err := range Read(ctx, path, Query{}) {
+			got = append(got, fmt.Sprint(string(e.Data), " ", err))
+		}
+		if len(got) != 1 || !strings.HasSuffix(got[0], tc.want) {
+			t.Errorf("%q, want %s", got, tc.want)
+		}
+	}
 }

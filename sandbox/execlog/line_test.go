@@ -89,3 +89,32 @@ func BenchmarkLog(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkRead(b *testing.B) {
+	f, err := OpenFile(filepath.Join(b.TempDir(), "log"), FileOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	data := bytes.Repeat([]byte("0123456789abcde\n"), 256) // 4 KiB
+	const entries = 1000
+	for range entries {
+		if err := f.Log(Entry{Source: Stdout, Session: "s", Data: data}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.SetBytes(int64(entries * len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		n := 0
+		for _, err := range f.Read(b.Context(), Query{}) {
+			if err != nil {
+				b.Fatal(err)
+			}
+			n++
+		}
+		if n != entries {
+			b.Fatalf("%d entries", n)
+		}
+	}
+}

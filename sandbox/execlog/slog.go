@@ -56,10 +56,13 @@ func (s *Handler) Log(e Entry) error {
 	if len(held) > 0 {
 		data = append(held, data...) // held is this map's alone
 	}
-	all := len(data)
+	all, from := len(data), len(held) // what is held has no newline, and is not looked through again
 	var errs []error
-	for {
-		i := bytes.IndexByte(data, '\n')
+	for ; ; from = 0 {
+		i := bytes.IndexByte(data[from:], '\n')
+		if i >= 0 {
+			i += from
+		}
 		if i >= 0 && i <= maxPartial {
 			errs = append(errs, s.record(e.Time, k, data[:i], false))
 			data = data[i+1:]

@@ -84,7 +84,7 @@ func TestHandlerRecordsHoldEveryByte(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"all bytes": string(all), "long": strings.Repeat("€𝄞ä", maxPartial/3), "lines": strings.Repeat("one\n\ntwo", 1000),
-		"long binary": strings.Repeat("\xff", 3*maxPartial+1),
+		"long line": strings.Repeat("x", 2*maxPartial+9) + "\nend", "long binary": strings.Repeat("\xff", 3*maxPartial+1),
 	} {
 		for _, chunk := range []int{1, 7, 4096, maxPartial, 1 << 30} {
 			j := &joiner{}
