@@ -46,6 +46,26 @@ func (s Screen) Last() string {
 	return ""
 }
 
+// Count returns how many rows are exactly row.
+func (s Screen) Count(row string) (n int) {
+	for _, r := range s {
+		if r == row {
+			n++
+		}
+	}
+	return n
+}
+
+// Above returns the row above the last one that is not empty.
+func (s Screen) Above() string {
+	for i := len(s) - 1; i > 0; i-- {
+		if s[i] != "" {
+			return s[i-1]
+		}
+	}
+	return ""
+}
+
 // PID is the process that was started in the pane.
 func (p *Pane) PID() int { return p.pid }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // deadline bounds each wait. A test that hangs needs it; one on a machine that is a hundred times slower must not.
-const deadline = 5 * time.Minute
+const deadline = 3 * time.Minute
 
 // pollEvery is how often the screen is looked at.
 const pollEvery = 25 * time.Millisecond
@@ -25,7 +25,7 @@ type server struct {
 	t    testing.TB
 	prog Program
 	dir  string
-	pids []int // the server's and its programs'
+	pids *[]int // the server's and its programs'
 }
 
 // Options says how a program is started.
@@ -57,14 +57,14 @@ func Start(t testing.TB, opts Options, name string, args ...string) *Pane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &server{t: t, prog: prog, dir: dir}
+	srv := &server{t: t, prog: prog, dir: dir, pids: new([]int)}
 	t.Cleanup(srv.kill)
 	p := srv.start(opts, name, args)
 	pid, err := strconv.Atoi(p.Format("#{pid}"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv.pids = append(srv.pids, pid)
+	*srv.pids = append(*srv.pids, pid)
 	return p
 }
 
@@ -72,6 +72,13 @@ func Start(t testing.TB, opts Options, name string, args ...string) *Pane {
 func (p *Pane) Start(opts Options, name string, args ...string) *Pane {
 	p.srv.t.Helper()
 	return p.srv.start(opts, name, args)
+}
+
+// In is the pane for another test, whose failures it reports; it lives as long as before.
+func (p *Pane) In(t testing.TB) *Pane {
+	srv, pane := *p.srv, *p
+	srv.t, pane.srv = t, &srv
+	return &pane
 }
 
 func (s *server) start(opts Options, name string, args []string) *Pane {
@@ -106,7 +113,7 @@ func (s *server) start(opts Options, name string, args []string) *Pane {
 	if n, err := fmt.Sscanf(out, "%s %d %s", &p.id, &p.pid, &p.tty); n != 3 {
 		s.t.Fatalf("tmux new-session printed %q: %v", out, err)
 	}
-	s.pids = append(s.pids, p.pid)
+	*s.pids = append(*s.pids, p.pid)
 	return p
 }
 
@@ -139,7 +146,7 @@ func (s *server) try(stdin []byte, args ...string) (string, error) {
 func (s *server) kill() {
 	_, _ = s.try(nil, "kill-server") // it fails when the server has ended, or never began
 	end := time.Now().Add(deadline)
-	for _, pid := range s.pids {
+	for _, pid := range *s.pids {
 		for alive(pid) {
 			if time.Now().After(end) {
 				s.t.Errorf("process %d of the terminal does not end", pid)

@@ -51,11 +51,11 @@ func TestNothingIsLeft(t *testing.T) {
 	t.Run("a test", func(t *testing.T) {
 		p = sh(t, "sleep 1000")
 		p.Start(Options{}, "sh", "-c", "sleep 1000;")
-		if len(p.srv.pids) != 3 {
-			t.Fatalf("processes %v, want the server and two", p.srv.pids)
+		if len(*p.srv.pids) != 3 {
+			t.Fatalf("processes %v, want the server and two", *p.srv.pids)
 		}
 	})
-	for _, pid := range p.srv.pids {
+	for _, pid := range *p.srv.pids {
 		if alive(pid) {
 			t.Errorf("process %d lives", pid)
 		}
