@@ -152,19 +152,6 @@ func (b *booting) findInitramfs(ctx context.Context) error {
 	return nil
 }
 
-// checkInitramfs refuses a file that would only make the kernel panic.
-func checkInitramfs(path string) error {
-	a, err := initramfs.Open(path)
-	if err != nil {
-		return err
-	}
-	defer a.Close()
-	if e, err := a.Lookup("init"); err != nil || !e.Mode.IsRegular() && e.Mode.Type() != os.ModeSymlink {
-		return fmt.Errorf("initramfs %s: %w: it has no /init: build one with `hutch image build`, or add the agent as /init", path, ErrNoAgent)
-	}
-	return nil
-}
-
 // build makes the machine and fills its memory.
 func (b *booting) build(sys *kvm.System) error {
 	m, err := newMachine(b.cfg, sys, b.console)

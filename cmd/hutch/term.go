@@ -12,4 +12,6 @@ func stderrIsTerminal() bool { return term.IsTerminal(int(os.Stderr.Fd())) }
 func stdinIsTerminal() bool { return term.IsTerminal(int(os.Stdin.Fd())) }
 
 // onTerminal says whether somebody sits at both standard input and output.
-func onTerminal() bool { return stdinIsTerminal() && term.IsTerminal(int(os.Stdout.Fd())) }
+func onTerminal() bool { return stdinIsTerminal() && stdoutIsTerminal() }
+
+func stdoutIsTerminal() bool { return term.IsTerminal(int(os.Stdout.Fd())) }
