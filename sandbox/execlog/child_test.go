@@ -19,9 +19,8 @@ import (
 	"time"
 )
 
-// children are what the test program does as another process, with the path of a log.
-var children = map[string]func(path string) error{
-	"write": childWrite, "follow": childFollow, "refused": childRefused, "full": childFull,
+func init() {
+	children = map[string]func(path string) error{"write": childWrite, "follow": childFollow, "refused": childRefused, "full": childFull}
 }
 
 func child(ctx context.Context, job, path string) *exec.Cmd {

@@ -19,6 +19,9 @@ import (
 	"go.uber.org/goleak"
 )
 
+// children are what the test program does as another process, with the path of a log.
+var children map[string]func(path string) error
+
 func TestMain(m *testing.M) {
 	if job := children[os.Getenv("EXECLOG_CHILD")]; job != nil {
 		if err := job(os.Args[1]); err != nil {
