@@ -12,8 +12,8 @@ import (
 )
 
 func newKernel() *cobra.Command {
-	c := group(&cobra.Command{Use: "kernel", Short: "Fetch, build and list guest kernels"})
-	c.AddCommand(newKernelBuild(), newKernelFetch(), newKernelList())
+	c := group(&cobra.Command{Use: "kernel", Short: "Fetch, build, inspect and remove guest kernels"})
+	c.AddCommand(newKernelBuild(), newKernelFetch(), newKernelList(), newKernelResolve(), newKernelInspect(), newKernelImport(), newKernelPrune())
 	return c
 }
 
