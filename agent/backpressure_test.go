@@ -128,8 +128,7 @@ func through(t *testing.T, c *channel.Client, size int64) {
 func TestManyMebibytesThroughCatArriveWhole(t *testing.T) {
 	c, _ := connectProcess(t)
 	through(t, c, 256<<20)
-	if testing.Short() {
-		t.Skip("1 GiB is left out; run without -short")
+	if os.Getenv("HUTCH_CAMPAIGN") != "" {
+		through(t, c, 1<<30) // seconds on an idle machine
 	}
-	through(t, c, 1<<30)
 }

@@ -42,7 +42,7 @@ func TestEveryByteValueInArgvAndOutput(t *testing.T) {
 func TestManyQuickExecsAreExact(t *testing.T) {
 	for name, c := range map[string]*channel.Client{"goroutine": connect(t, agent.Options{}), "process": first(connectProcess(t))} {
 		t.Run(name, func(t *testing.T) {
-			n := map[string]int{"goroutine": 1000, "process": 5000}[name]
+			n := map[string]int{"goroutine": 500, "process": 5000}[name]
 			quickExecs(t, c, n, 64)
 			st, err := c.Stats(context.Background())
 			if err != nil || st.Sessions != 0 || st.Execs != int64(n) || st.Zombies != 0 {

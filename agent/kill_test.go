@@ -54,10 +54,13 @@ func dead(pid string) bool {
 	return err != nil || strings.Contains(string(b), ") Z ")
 }
 
-// cgroupDir returns a cgroup for the agent, or skips.
-// removeCgroup waits for the last process of the tree to be gone. What it cannot remove is empty and goes with the machine.
+// removeCgroup removes what the agent's end has not: it waits for the last process
+// of the tree to be gone. What it cannot remove is empty and goes with the machine.
 func removeCgroup(dir string) {
-	for deadline := time.Now().Add(time.Second); unix.Rmdir(dir) != nil && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if err := unix.Rmdir(dir); err == nil || err == unix.ENOENT {
+			return
+		}
 		execs, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))
 		for _, e := range execs {
 			unix.Rmdir(filepath.Dir(e))
@@ -65,6 +68,7 @@ func removeCgroup(dir string) {
 	}
 }
 
+// cgroupDir returns a cgroup for the agent, or skips.
 func cgroupDir(t *testing.T) string {
 	t.Helper()
 	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
@@ -178,14 +182,34 @@ func TestCancelBeforeStart(t *testing.T) {
 	}
 }
 
+// patiently calls try with longer and longer timeouts, until the process had the
+// time to print something: how long that is is the machine's affair.
+func patiently(t *testing.T, try func(timeout time.Duration) (printed bool)) {
+	t.Helper()
+	for timeout := 200 * time.Millisecond; !try(timeout); timeout *= 2 {
+		if timeout > longTime {
+			t.Fatalf("nothing was printed in %v", timeout)
+		}
+	}
+}
+
 func TestTimeoutInTheGuest(t *testing.T) {
 	c := connect(t, agent.Options{})
 	req := sh(`trap '' TERM; echo partial; while :; do sleep 0.01; done`)
-	req.Timeout, req.Grace = 100*time.Millisecond, 50*time.Millisecond
-	r := run(t, c, req, nil)
-	if r.stdout != "partial\n" || !r.exit.TimedOut || r.exit.Signal != channel.SIGKILL || r.exit.Wall < 100*time.Millisecond {
-		t.Fatalf("%+v %+v", r, r.exit)
-	}
+	patiently(t, func(timeout time.Duration) bool {
+		req.Timeout, req.Grace = timeout, 50*time.Millisecond
+		r := run(t, c, req, nil)
+		if !r.exit.TimedOut || r.exit.Signal == 0 || r.exit.Wall < timeout {
+			t.Fatalf("%+v %+v", r, r.exit)
+		}
+		if r.stdout == "" {
+			return false
+		}
+		if r.stdout != "partial\n" || r.exit.Signal != channel.SIGKILL || r.exit.Wall < timeout+req.Grace {
+			t.Fatalf("%+v %+v", r, r.exit)
+		}
+		return true
+	})
 	req = sh("exit 2")
 	req.Timeout = longTime
 	if r := run(t, c, req, nil); r.exit.TimedOut || r.exit.Code != 2 {

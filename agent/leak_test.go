@@ -89,11 +89,21 @@ func TestTimeoutReachesThoseWhoLeftTheSession(t *testing.T) {
 	c := connect(t, agent.Options{Cgroup: cgroupDir(t)})
 	for _, detached := range []bool{false, true} {
 		req := sh(`trap '' TERM; setsid sh -c 'trap "" TERM; echo $$; while :; do sleep 0.01; done' & while :; do sleep 0.01; done`)
-		req.Timeout, req.Grace, req.Detachable = 200*time.Millisecond, 50*time.Millisecond, detached
-		r := run(t, c, req, nil)
-		if len(lines(r.stdout)) != 1 || r.stdout == "" || !r.exit.TimedOut || r.exit.Signal != channel.SIGKILL || r.exit.Orphaned {
-			t.Fatalf("%+v %+v", r, r.exit)
-		}
-		eventually(t, "death of "+r.stdout, func() bool { return dead(lines(r.stdout)[0]) })
+		req.Grace, req.Detachable = 50*time.Millisecond, detached
+		patiently(t, func(timeout time.Duration) bool {
+			req.Timeout = timeout
+			r := run(t, c, req, nil)
+			if !r.exit.TimedOut || r.exit.Orphaned {
+				t.Fatalf("%+v %+v", r, r.exit)
+			}
+			if r.stdout == "" {
+				return false
+			}
+			if len(lines(r.stdout)) != 1 || r.exit.Signal != channel.SIGKILL {
+				t.Fatalf("%+v %+v", r, r.exit)
+			}
+			eventually(t, "death of "+r.stdout, func() bool { return dead(lines(r.stdout)[0]) })
+			return true
+		})
 	}
 }

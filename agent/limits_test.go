@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -99,10 +100,26 @@ func TestCPULimitIsSet(t *testing.T) {
 	dir := controllerDir(t, "cpu")
 	c := connect(t, agent.Options{Cgroup: dir})
 	for limit, want := range map[int64]string{500: "50000 100000", 5: "5000 1000000"} {
-		req := sh("cat " + dir + "/exec*/cpu.max")
-		req.Limits = &channel.Limits{CPU: limit}
-		if r := run(t, c, req, nil); strings.TrimSpace(r.stdout) != want {
-			t.Fatalf("%q, want %q", r.stdout, want)
+		// The file is read from outside: at 5 thousandths a process takes seconds for anything.
+		req := &channel.Request{Path: "sleep", Args: []string{"sleep", "1000"}, Limits: &channel.Limits{CPU: limit}}
+		p, err := c.Start(context.Background(), req, channel.Stdio{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got string
+		files, _ := filepath.Glob(filepath.Join(dir, "exec*", "cpu.max"))
+		for _, f := range files {
+			if procs, _ := os.ReadFile(filepath.Join(filepath.Dir(f), "cgroup.procs")); strings.TrimSpace(string(procs)) == strconv.Itoa(p.PID()) {
+				b, _ := os.ReadFile(f)
+				got = strings.TrimSpace(string(b))
+			}
+		}
+		if got != want {
+			t.Errorf("limit %d: cpu.max of %v is %q, want %q", limit, files, got, want)
+		}
+		p.Kill()
+		if e, err := p.Wait(); err != nil || e.Signal != channel.SIGKILL {
+			t.Fatalf("%+v, %v", e, err)
 		}
 	}
 }

@@ -66,7 +66,8 @@ func socketpair(t testing.TB) (net.Conn, *os.File) {
 func connect(t testing.TB, opt agent.Options) *channel.Client {
 	t.Helper()
 	conn, end := socketpair(t)
-	c := connectOver(t, conn, end, opt, channel.Config{})
+	// A busy machine is not taken for an agent that does not answer.
+	c := connectOver(t, conn, end, opt, channel.Config{CancelWait: longTime})
 	if os.Getenv("HUTCH_TEST_RELAY") != "" { // every test through a relay
 		return relayed(t, c, nil)
 	}
