@@ -16,6 +16,9 @@ func (p *Process) Signal(ctx context.Context, sig Signal, group bool) error {
 	if sig < 0 || sig > maxSignal {
 		return fmt.Errorf("channel: signal %d: number must be 0 to %d", int(sig), int(maxSignal))
 	}
+	if isClosed(p.exited) {
+		return os.ErrProcessDone
+	}
 	ack := make(chan Errno, 1)
 	p.mu.Lock()
 	p.seq++
@@ -28,11 +31,25 @@ func (p *Process) Signal(ctx context.Context, sig Signal, group bool) error {
 		delete(p.acks, seq)
 	}()
 	p.post(&hostMsg{Signal: &signalMsg{Seq: seq, Sig: int(sig), Group: group}})
+	// The exit record is no answer: it may overtake that of the signal that
+	// ended the process, which was delivered.
 	select {
 	case errno := <-ack:
 		return signalErr(sig, errno)
-	case <-p.exited:
+	case <-p.silent:
+	case <-p.done:
+	case <-ctx.Done():
+		return fmt.Errorf("channel: %v: %w", sig, ctx.Err())
+	}
+	select {
+	case errno := <-ack:
+		return signalErr(sig, errno)
+	default:
+	}
+	if isClosed(p.exited) {
 		return os.ErrProcessDone
+	}
+	select {
 	case <-p.done:
 		return p.goneErr(sig.String())
 	case <-ctx.Done():

@@ -34,9 +34,15 @@ func (echoHandler) Shutdown(bool) {}
 // echoClient is a client of a guest end with an echoHandler.
 func echoClient(t *testing.T, cfg ServerConfig) *Client {
 	t.Helper()
+	return clientOf(t, echoHandler{}, cfg)
+}
+
+// clientOf is a client of a guest end with a handler.
+func clientOf(t *testing.T, h Handler, cfg ServerConfig) *Client {
+	t.Helper()
 	host, guest := net.Pipe()
 	served := make(chan error, 1)
-	go func() { served <- Serve(context.Background(), guest, echoHandler{}, cfg) }()
+	go func() { served <- Serve(context.Background(), guest, h, cfg) }()
 	c, err := NewClient(context.Background(), host, Config{})
 	if err != nil {
 		t.Fatal(err)

@@ -72,6 +72,7 @@ type Process struct {
 
 	started chan struct{} // closed when pid is known
 	exited  chan struct{} // closed at the exit record
+	silent  chan struct{} // closed when the agent has sent its last message
 	done    chan struct{} // closed when exit and err are final
 	abandon chan struct{} // closed when nobody waits for the guest any more
 
@@ -138,7 +139,7 @@ func (c *Client) Start(ctx context.Context, req *Request, stdio Stdio) (*Process
 func (c *Client) newProcess(ctx context.Context, req *Request, stdio Stdio) *Process {
 	return &Process{
 		c: c, ctx: ctx, req: *req, stdio: stdio, tty: req.TTY != nil,
-		started: make(chan struct{}), exited: make(chan struct{}),
+		started: make(chan struct{}), exited: make(chan struct{}), silent: make(chan struct{}),
 		done: make(chan struct{}), abandon: make(chan struct{}),
 		acks: make(map[uint32]chan Errno),
 	}

@@ -67,6 +67,7 @@ func (p *Process) work(frames map[streamKind][]byte) error {
 		go o.copy(p) // may be in the caller's Write for as long as that takes
 	}
 	err = p.control()
+	close(p.silent)
 	p.stdinGone.Store(true)
 	if p.stdin != nil {
 		p.c.guard.reset(p.stdin.StreamID())
