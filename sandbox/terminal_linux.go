@@ -17,6 +17,7 @@ type terminal struct {
 	in, shown *os.File
 	sizes     chan WinSize
 
+	screen screenModes // what was shown has set
 	saved  *term.State // nil before enterRaw
 	raw    atomic.Bool // enterRaw is over
 	winch  chan os.Signal
@@ -26,6 +27,7 @@ type terminal struct {
 	wakeW  int
 	closed sync.Once
 	reads  sync.Mutex // held during Read
+	writes sync.Mutex // held during Write; guards screen
 }
 
 func openTerminal() (*terminal, error) { return newTerminal(os.Stdin, os.Stdout) }
@@ -66,7 +68,37 @@ func (t *terminal) follow() {
 	}
 }
 
-func (t *terminal) out() io.Writer { return t.shown }
+func (t *terminal) out() io.Writer { return shownWriter{t} }
+
+// shownWriter writes to the terminal.
+type shownWriter struct{ t *terminal }
+
+func (w shownWriter) Write(p []byte) (int, error) {
+	w.t.writes.Lock()
+	defer w.t.writes.Unlock()
+	w.t.screen.scan(p)
+	return w.t.shown.Write(p)
+}
+
+// leaveScreen resets what a program has set on the screen, a detached one or one that was killed. A terminal that hangs is left alone after
+// attachGrace.
+func (t *terminal) leaveScreen() {
+	if !t.writes.TryLock() {
+		return
+	}
+	reset := t.screen.reset()
+	if len(reset) == 0 || !term.IsTerminal(int(t.shown.Fd())) {
+		t.writes.Unlock()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer t.writes.Unlock()
+		_, _ = t.shown.Write(reset) // it fails when the terminal is gone
+	}()
+	await(done, attachGrace)
+}
 
 // size returns the terminal's size, zero when it is not known.
 func (t *terminal) size() WinSize {
@@ -129,6 +161,7 @@ func (t *terminal) close() {
 		signal.Stop(t.winch)
 		close(t.end)
 		t.stop.Wait() // follow sets modes
+		t.leaveScreen()
 		if t.saved != nil {
 			_ = term.Restore(int(t.in.Fd()), t.saved) // it fails when the terminal is gone, and then there is nothing to restore
 		}
