@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -39,57 +40,60 @@ func logOf(t *testing.T, sb *Sandbox, session string) (out map[execlog.Source]st
 // testLogs runs against an agent in this process and, where a guest can run, against the one in a guest.
 func testLogs(t *testing.T, sb *Sandbox) { testLogsThrough(t, sb, sb) }
 
-// testLogsThrough runs commands through sb, whose log is log's.
-func testLogsThrough(t *testing.T, sb, log *Sandbox) {
-	ctx := testContext(t)
-	sources := func(stdout, stderr, output string) map[execlog.Source]string {
-		m := make(map[execlog.Source]string)
-		for src, s := range map[execlog.Source]string{execlog.Stdout: stdout, execlog.Stderr: stderr, execlog.Output: output} {
-			if s != "" {
-				m[src] = s
-			}
+// logSources is what a log holds of one command.
+func logSources(stdout, stderr, output string) map[execlog.Source]string {
+	m := make(map[execlog.Source]string)
+	for src, s := range map[execlog.Source]string{execlog.Stdout: stdout, execlog.Stderr: stderr, execlog.Output: output} {
+		if s != "" {
+			m[src] = s
 		}
-		return m
 	}
+	return m
+}
+
+// logCase is a command and what the log has of it: output, and the start of its events.
+type logCase struct {
+	name   string
+	run    func(id string) error
+	want   map[execlog.Source]string
+	events string
+}
+
+func logCases(t *testing.T, ctx context.Context, sb *Sandbox) []logCase {
 	both := new(bytes.Buffer)
-	for _, tc := range []struct {
-		name   string
-		run    func(id string) error
-		want   map[execlog.Source]string
-		events string
-	}{
+	return []logCase{
 		{"exec", func(id string) error {
 			_, err := sb.Shell(ctx, "echo out; echo err >&2; exit 3", WithExecID(id))
 			return err
-		}, sources("out\n", "err\n", ""), "[start exit exit status 3]"},
+		}, logSources("out\n", "err\n", ""), "[start exit exit status 3]"},
 		{"binary", func(id string) error {
 			_, err := sb.Exec(ctx, "cat", nil, WithExecID(id), WithExecStdin(strings.NewReader("\x00\xff\xfe\n")))
 			return err
-		}, sources("\x00\xff\xfe\n", "", ""), "[start exit exit status 0]"},
+		}, logSources("\x00\xff\xfe\n", "", ""), "[start exit exit status 0]"},
 		{"discarded output", func(id string) error {
 			c := sb.Command(ctx, "echo", "nobody reads this")
 			c.SessionID = id
 			return c.Run()
-		}, sources("nobody reads this\n", "", ""), "[start exit exit status 0]"},
+		}, logSources("nobody reads this\n", "", ""), "[start exit exit status 0]"},
 		{"one pipe", func(id string) error {
 			c := sb.Command(ctx, "sh", "-c", "echo a; echo b >&2; echo c")
 			c.SessionID, c.Stdout, c.Stderr = id, both, both
 			return c.Run()
-		}, sources("", "", "a\nb\nc\n"), "[start exit exit status 0]"},
+		}, logSources("", "", "a\nb\nc\n"), "[start exit exit status 0]"},
 		{"terminal", func(id string) error {
 			_, err := sb.AttachWith(ctx, "echo", WithAttachArgs("tty"), WithAttachExec(WithExecID(id)), WithAttachIO(strings.NewReader(""), io.Discard, nil))
 			return err
-		}, sources("", "", "tty\r\n"), "[start exit exit status 0]"},
+		}, logSources("", "", "tty\r\n"), "[start exit exit status 0]"},
 		{"not started", func(id string) error {
 			if _, err := sb.Exec(ctx, "no-such-command", nil, WithExecID(id)); err == nil {
 				return errors.New("started")
 			}
 			return nil
-		}, sources("", "", ""), "[failed no-such-command: "},
+		}, logSources("", "", ""), "[failed no-such-command: "},
 		{"session nobody follows", func(id string) error {
 			_, err := sb.StartSession(ctx, "sh", []string{"-c", "seq 1 1000; echo end >&2; exit 9"}, WithExecID(id))
 			return err
-		}, sources(numbers(1000), "end\n", ""), "[start exit exit status 9]"},
+		}, logSources(numbers(1000), "end\n", ""), "[start exit exit status 9]"},
 		{"session that was left", func(id string) error {
 			h, err := sb.ShellStream(ctx, "echo first; read x; echo $x", WithExecID(id), WithExecDetachable(0), WithExecStdinPipe(), WithExecOpenStdin())
 			if err != nil {
@@ -112,12 +116,17 @@ func testLogsThrough(t *testing.T, sb, log *Sandbox) {
 			io.WriteString(in, "second\n")
 			_, err = f.Wait(ctx)
 			return err
-		}, sources("first\nsecond\n", "", ""), "[start exit exit status 0]"},
+		}, logSources("first\nsecond\n", "", ""), "[start exit exit status 0]"},
 		{"killed", func(id string) error {
 			_, err := sb.Shell(ctx, "kill -9 $$", WithExecID(id))
 			return err
-		}, sources("", "", ""), "[start exit signal: killed]"},
-	} {
+		}, logSources("", "", ""), "[start exit signal: killed]"},
+	}
+}
+
+// testLogsThrough runs commands through sb, whose log is log's.
+func testLogsThrough(t *testing.T, sb, log *Sandbox) {
+	for _, tc := range logCases(t, testContext(t), sb) {
 		if tc.name == "discarded output" && sb != log {
 			continue // it does not pass the holder
 		}

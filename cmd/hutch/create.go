@@ -168,6 +168,6 @@ func moveOutput(dir string) {
 	}
 	defer f.Close()
 	for _, fd := range []int{1, 2} {
-		_ = unix.Dup3(int(f.Fd()), fd, 0)
+		_ = replaceFD(fd, f)
 	}
 }
