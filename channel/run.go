@@ -288,7 +288,8 @@ func (p *Process) verify(complete bool) error {
 		case o.werr && errors.Is(o.err, ErrReaderClosed):
 		case o.werr:
 			return fmt.Errorf("channel: writing %s: %w", o.name, o.err)
-		case n != want && p.c.Err() != nil:
+		case n != want && (p.c.Err() != nil || p.c.mux.IsClosed()):
+			<-p.c.done // the stream ended with the connection, whose reason is about to be known
 			return p.c.lostErr()
 		case n != want:
 			return &TruncatedError{Stream: o.name, Got: n, Want: want}
