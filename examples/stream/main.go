@@ -23,7 +23,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer sb.Close()
-	handle, err := sb.ShellStream(ctx, "for i in 1 2 3 4 5; do echo entry $i; sleep 1; done; echo last words >&2; exit 3")
+	handle, err := sb.ShellStream(ctx, `for i in 1 2 3 4 5; do printf 'entry %d\n' $i; sleep 1; done; printf 'last words\n' >&2; exit 3`)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func run(ctx context.Context) error {
 		switch event.Kind {
 		case sandbox.ExecEventStarted:
 			fmt.Printf("%8v session %s, process %d\n", at, id, event.PID)
-		case sandbox.ExecEventStdout, sandbox.ExecEventStderr:
+		case sandbox.ExecEventStdout, sandbox.ExecEventStderr: // what one read gave, which need not be a line
 			fmt.Printf("%8v %v: %s", at, event.Kind, event.Data)
 		case sandbox.ExecEventExited:
 			fmt.Printf("%8v exit code %d\n", at, event.ExitCode)
