@@ -34,7 +34,7 @@ func TestContinuedProgramTakesItsTerminalBack(t *testing.T) {
 	var code int
 	go func() {
 		var err error
-		code, err = sb.AttachWith(testContext(t), "sh", WithAttachArgs("-c", "echo ready; cat; exit 3"), withTestTerminal(tty, tty))
+		code, err = sb.AttachWith(testContext(t), "sh", WithAttachArgs("-c", "echo ready; exec cat"), withTestTerminal(tty, tty))
 		result <- err
 	}()
 	s.expect(t, "ready")
@@ -51,6 +51,10 @@ func TestContinuedProgramTakesItsTerminalBack(t *testing.T) {
 			}
 		})
 	}
+	if _, err := io.WriteString(user, "typed\r"); err != nil {
+		t.Fatal(err)
+	}
+	s.expect(t, "typed\r\ntyped\r\n")                       // cat runs
 	if _, err := io.WriteString(user, "\x03"); err != nil { // a key of the command's terminal, not of this process's
 		t.Fatal(err)
 	}
