@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -59,6 +60,10 @@ func (p *Process) work(frames map[streamKind][]byte) error {
 	p.c.wg.Go(func() {
 		select {
 		case <-p.abandon:
+			if p.killsLater() {
+				p.c.release(p.ctl)
+				streams = slices.DeleteFunc(slices.Clone(streams), func(s *yamux.Stream) bool { return s == p.ctl })
+			}
 			p.reset(streams)
 		case <-stopReset:
 		}
@@ -116,6 +121,15 @@ func (p *Process) open(frames map[streamKind][]byte) (streams []*yamux.Stream, e
 		}
 	}
 	return streams, nil
+}
+
+// killsLater reports whether the agent must still read the Kill of an exec that
+// nobody waits for: a reset of its control stream could take the place of the
+// message, and a detachable process goes on when its starter is gone.
+func (p *Process) killsLater() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.attach == nil && p.req.Detachable && p.killed
 }
 
 func (p *Process) reset(streams []*yamux.Stream) {

@@ -87,7 +87,11 @@ func (s *Sandbox) start(c *Cmd) (*process, error) {
 		inner := cancel
 		cancel = func() { inner(); outer() }
 	}
-	p, err := s.logs.start(ctx, s.client, c.request(), channel.Stdio{Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr})
+	start := s.logs.start
+	if c.detachable {
+		start = s.startDetachable
+	}
+	p, err := start(ctx, s.client, c.request(), channel.Stdio{Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr})
 	if err != nil {
 		cancel()
 		return nil, s.failure(err)
@@ -97,6 +101,49 @@ func (s *Sandbox) start(c *Cmd) (*process, error) {
 		go c.watchContext(p)
 	}
 	return proc, nil
+}
+
+// startDetachable starts a command that would survive the end of ctx during its start: the agent keeps what it has started, and nobody would know
+// of it. So ctx does not reach the start, and what was started too late is killed.
+func (s *Sandbox) startDetachable(ctx context.Context, client *channel.Client, req *channel.Request, stdio channel.Stdio) (*channel.Process, error) {
+	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	type result struct {
+		p   *channel.Process
+		err error
+	}
+	ch := make(chan result, 1)
+	go func() {
+		p, err := s.logs.start(causeContext{inner}, client, req, stdio)
+		ch <- result{p, err}
+	}()
+	select {
+	case r := <-ch:
+		if r.err != nil {
+			cancel(nil)
+			return nil, r.err
+		}
+		stop := context.AfterFunc(ctx, func() { cancel(ctx.Err()) })
+		go func() {
+			<-r.p.Done()
+			stop()
+			cancel(nil)
+		}()
+		return r.p, nil
+	case <-ctx.Done():
+		go func() {
+			defer cancel(nil)
+			if r := <-ch; r.err == nil {
+				_ = r.p.Kill() // one that has ended needs none
+				select {
+				case <-r.p.Exited():
+				case <-r.p.Done():
+				}
+				cancel(ctx.Err()) // nobody takes its output
+				<-r.p.Done()
+			}
+		}()
+		return nil, ctx.Err()
+	}
 }
 
 // limitedContext is a context whose deadline can be lifted.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -363,13 +364,8 @@ func TestStartSessionThatIsCancelledLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	list, err := sb.Sessions(testContext(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, info := range list {
-		if info.Running {
-			t.Errorf("%+v still runs", info)
-		}
-	}
+	waitUntil(t, "nothing runs that was cancelled", func() bool {
+		list, err := sb.Sessions(testContext(t))
+		return err == nil && !slices.ContainsFunc(list, func(i SessionInfo) bool { return i.Running })
+	})
 }
