@@ -30,3 +30,9 @@ func LookupUser(etc, spec string) (uid, gid uint32, groups []uint32, home string
 	}
 	return id.uid, id.gid, id.groups, id.home, nil
 }
+
+// Hangup is tested directly.
+type Hangup struct{ h hangup }
+
+// Again is hangup.again.
+func (h *Hangup) Again(err error) bool { return h.h.again(err) }

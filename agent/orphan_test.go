@@ -41,7 +41,7 @@ func TestOrphanThatLeftTheSessionDelaysNobodyPastWaitDelay(t *testing.T) {
 
 func TestOrphanIsReadForAsLongAsTheCallerWants(t *testing.T) {
 	c := connect(t, agent.Options{})
-	req := sh("(sleep 0.3; echo late) & echo hi; exit 5")
+	req := sh("(sleep 2.2; echo late) & echo hi; exit 5") // longer than the default of 2 s
 	req.WaitDelay = -1
 	if r := run(t, c, req, nil); r.stdout != "hi\nlate\n" || r.exit.Code != 5 || r.exit.Orphaned {
 		t.Fatalf("%+v %+v", r, r.exit)
