@@ -117,7 +117,7 @@ func TestTTYResizeAndControlC(t *testing.T) {
 
 func TestTTYLastLineIsNeverLost(t *testing.T) {
 	c := connect(t, agent.Options{})
-	for range 300 {
+	for range 100 {
 		want(t, run(t, c, ttyRequest("printf 'one\ntwo\nlast'; exit 2"), nil), "one\r\ntwo\r\nlast", "", 2)
 	}
 }
