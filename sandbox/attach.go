@@ -118,7 +118,8 @@ func WithAttachIO(in io.Reader, out io.Writer, resize <-chan WinSize) AttachOpti
 // size follows. It returns the exit code when the program ends, 128+n when signal n ended it. It needs a terminal as the standard input; AttachWith has the options.
 //
 // Errors: those of Cmd.Start and Cmd.Wait but *ExitError; *TerminalError; *DetachedError when the detach keys were typed, with code -1. When
-// ctx ends, the program is killed. The caller's terminal is as it was before, whatever happened.
+// ctx ends, the program is killed. The caller's terminal is as it was before, whatever happened, but for a signal that ends this program by its
+// default action, such as SIGTERM or SIGHUP: end ctx instead, with signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP).
 func (s *Sandbox) Attach(ctx context.Context, name string, args ...string) (exitCode int, err error) {
 	return s.AttachWith(ctx, name, WithAttachArgs(args...))
 }

@@ -208,7 +208,7 @@ func rawForever() int {
 }
 
 // painter is a full-screen program, as editors are: on the alternate screen it draws a frame along the edges and what was typed last, in
-// hexadecimal; a change of the size draws it anew. q ends it.
+// hexadecimal; a change of the size draws it anew. # forgets what was typed, q ends it.
 func painter() int {
 	old, err := term.MakeRaw(0)
 	if err != nil {
@@ -242,7 +242,7 @@ func painter() int {
 			if !ok || k[len(k)-1] == 'q' {
 				return 5
 			}
-			if k[len(k)-1] == ' ' {
+			if k[len(k)-1] == '#' {
 				typed = nil
 			}
 		}

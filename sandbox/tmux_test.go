@@ -188,6 +188,7 @@ func tmuxFullScreen(t *testing.T, c *consolePane) {
 
 func tmuxKeysUnchanged(t *testing.T, c *consolePane) {
 	c.do("self painter")
+	c.WaitText("typed .")
 	for _, tc := range []struct{ name, typed string }{
 		{"UTF-8", "grüße 漢字 🙂"},
 		{"mouse", "\x1b[<0;17;5M\x1b[<0;17;5m"},
@@ -195,13 +196,11 @@ func tmuxKeysUnchanged(t *testing.T, c *consolePane) {
 		{"arrows", "\x1b[A\x1bOB\x1b[1;5C"},
 		{"controls", "\x00\x01\x03\x04\x11\x13\x1a\x1c\x7f\r\n\t"},
 	} {
-		c.Type(" ") // forgets what was typed before
-		c.WaitText("typed .")
 		c.Type(tc.typed)
 		c.WaitText(fmt.Sprintf("typed %x.", tc.typed))
+		c.Type("#") // forgets it
+		c.WaitText("typed .")
 	}
-	c.Type(" ")
-	c.WaitText("typed .")
 	c.PasteBracketed("two words\nlines")
 	c.WaitText(fmt.Sprintf("typed %x.", "\x1b[200~two words\nlines\x1b[201~"))
 	c.Type("q")
@@ -251,7 +250,8 @@ func tmuxReattach(t *testing.T, c *consolePane) {
 	c.Line("sessions")
 	c.WaitText(id + " running true")
 
-	other := c.Start(tmuxtest.Options{Rows: 17, Cols: 71}, "sleep", "100000")
+	other := c.Start(tmuxtest.Options{Rows: 17, Cols: 71}, "sh", "-c", "echo another; exec sleep 100000")
+	other.WaitText("another") // tmux has set the modes before
 	before := paneTermios(t, other)
 	c.do("reattach " + id + " " + other.TTY())
 	other.WaitText("42 is shown") // replayed
