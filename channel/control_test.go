@@ -39,7 +39,8 @@ func TestSignalThatEndsTheProcessWasDelivered(t *testing.T) {
 	<-p.Exited()
 	select {
 	case err := <-answered:
-		t.Errorf("answer before the guest's: %v", err)
+		close(h.answer)
+		t.Fatalf("answer before the guest's: %v", err)
 	case <-time.After(20 * time.Millisecond): // for a wrong answer to come
 	}
 	close(h.answer)
@@ -84,16 +85,16 @@ func TestCutBetweenTotalsAndOutputIsALoss(t *testing.T) {
 				runtime.Gosched()
 			}
 			guest.Write(control(t, flagACK, &agentMsg{Started: &startedMsg{PID: 4}}))
-			guest.Write(frame(frameData, flagACK, 3, uint32(len(got)), []byte(got)...))
-			guest.Write(control(t, 0, &agentMsg{Exited: &exitedMsg{}}))
-			guest.Write(control(t, 0, &agentMsg{Drained: &drainedMsg{Stdout: 2}}))
-			guest.Close()
 		}()
 		var out bytes.Buffer
 		p, err := c.Start(context.Background(), &Request{Path: "x"}, Stdio{Stdout: &out})
 		if err != nil {
 			t.Fatal(err)
 		}
+		guest.Write(frame(frameData, flagACK, 3, uint32(len(got)), []byte(got)...))
+		guest.Write(control(t, 0, &agentMsg{Exited: &exitedMsg{}}))
+		guest.Write(control(t, 0, &agentMsg{Drained: &drainedMsg{Stdout: 2}}))
+		guest.Close()
 		if e, err := p.Wait(); !errors.Is(err, ErrAgentLost) || e == nil || out.String() != got {
 			t.Errorf("%+v, %v, %q", e, err, out.String())
 		}
