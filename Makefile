@@ -44,6 +44,9 @@ fuzz: ## run every fuzz target for FUZZTIME
 
 bench: build ## benchmarks: native ones here, guest ones in the lab
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./virtio/... ./devices/... ./channel/... ./agent/... ./sandbox/...
+	$(BIN)/hutch kernel build
+	HUTCH_INITRAMFS=$$($(BIN)/hutch image build --print-path) HUTCH_KERNEL=own HUTCH_REQUIRE_KVM=1 \
+		$(GO) test -run '^$$' -bench . -benchtime 1s -timeout 30m -exec '$(LAB) --' ./sandbox
 
 abi: ## regenerate kvm/testdata/kvm_abi.tsv from the system's <linux/kvm.h>
 	@d=$$(mktemp -d); trap 'rm -rf "$$d"' EXIT; cc -o "$$d/abi" kvm/testdata/abi.c && "$$d/abi" >kvm/testdata/kvm_abi.tsv
