@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
 	"github.com/hutchvm/hutch/internal/tmuxtest"
@@ -240,4 +242,35 @@ func needProgram(t *testing.T, name string) {
 	if _, err := exec.LookPath(name); err != nil {
 		t.Skipf("%v; install it to run this test (TestTmux shows the same with a program of its own)", err)
 	}
+}
+
+// The size is the terminal's from the first moment: the report of a change that follows at once would hide a wrong one.
+func TestFirstSizeOfTheCallersTerminalNeedsNoChange(t *testing.T) {
+	sb := agentSandbox(t)
+	user, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer user.Close()
+	defer tty.Close()
+	if err := pty.Setsize(user, &pty.Winsize{Rows: 43, Cols: 132}); err != nil {
+		t.Fatal(err)
+	}
+	s := newScreen()
+	go io.Copy(s, user)
+	withoutChanges := func(a *attachment) error {
+		a.open = func() (*terminal, error) {
+			x, err := newTerminal(tty, tty)
+			if err == nil {
+				x.sizes = nil // what follows it is told by enterRaw
+			}
+			return x, err
+		}
+		return nil
+	}
+	code, err := sb.AttachWith(testContext(t), "stty", WithAttachArgs("size"), withoutChanges)
+	if err != nil || code != 0 {
+		t.Fatalf("code %d, %v", code, err)
+	}
+	s.expect(t, "43 132\r\n")
 }
