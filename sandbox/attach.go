@@ -211,7 +211,7 @@ func (s *Sandbox) runAttached(ctx context.Context, a *attachment, enterRaw func(
 		if detached = release(); !detached {
 			break // ctx ended at the same time, and the command with it
 		}
-		if h.proc.p.Detach() == nil { // it fails when the command has just ended
+		if h.Detach() == nil { // it fails when the command has just ended
 			await(b.shown, attachGrace) // what came before the keys is shown; what comes later is kept in the guest
 		}
 		b.stop()

@@ -66,10 +66,16 @@ func WithAttachView(opts ...SessionOption) AttachOption {
 }
 
 // Detach leaves a command that was started with WithExecDetachable running, without this handle: the events up to this moment still arrive,
-// then Done; Wait and Collect return a *DetachedError. Cursors then says where Session.Stream goes on. It does not wait.
+// then Done; Wait and Collect return a *DetachedError. Cursors then says where Session.Stream goes on. It waits for
+// nothing but input that was written and is still on its way out of this process.
 //
 // Errors: ErrNotDetachable, or os.ErrProcessDone when the command has ended.
-func (h *ExecHandle) Detach() error { return h.proc.sb.failure(h.proc.p.Detach()) }
+func (h *ExecHandle) Detach() error {
+	if h.stdin != nil {
+		h.stdin.settle(attachGrace)
+	}
+	return h.proc.sb.failure(h.proc.p.Detach())
+}
 
 // Cursors returns how many bytes of each stream the command had printed up to the last ones that arrived. They are exact after Done, and
 // are where WithCursor goes on without loss or repetition.

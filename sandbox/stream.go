@@ -115,8 +115,8 @@ func newExecHandle(c *Cmd) *ExecHandle {
 	c.Stdout, c.Stderr = &eventWriter{h, ExecEventStdout}, &eventWriter{h, ExecEventStderr}
 	if c.stdinPipe {
 		r, w := io.Pipe()
-		c.Stdin = &inputPipe{r}
-		h.stdin = &ExecSink{h: h, r: r, w: w}
+		h.stdin = &ExecSink{h: h, r: r, w: w, sent: make(chan struct{})}
+		c.Stdin = sinkReader{h.stdin}
 	}
 	return h
 }
