@@ -45,6 +45,15 @@ var acceptTests = []struct {
 	{"TerminalKeysSignal", acceptTTYKeys},
 	{"TerminalNeverLosesTheLastLine", acceptTTYLastLine},
 	{"SlowFollowerHoldsNobody", acceptSlowFollower},
+	{"EveryStartFailureHasItsOwnError", acceptDistinctFailures},
+	{"EveryRlimitIsSetAsAsked", acceptRlimitValues},
+	{"ClosingAHandleKillsTheOrphanThatHoldsItsOutput", acceptOrphanOfAClosedHandle},
+	{"ManyBlockedWritersAreBoundedAndHoldNobody", acceptBlockedWriters},
+	{"TerminalStopsAndContinuesAJob", acceptTTYStop},
+	{"TerminalEndOfFileEndsOneReader", acceptTTYEndOfFile},
+	{"TenMebibytesWhileDetachedAreExact", acceptDetachedOutput},
+	{"OneSlowFollowerOfFive", acceptFiveFollowers},
+	{"TerminalIsLeftAndComesBackWithItsScreenAndSize", acceptTTYSession},
 }
 
 func TestAcceptance(t *testing.T) {
@@ -224,17 +233,11 @@ func ownsCgroups(sb *Sandbox) bool {
 // running counts the processes of the program at path.
 func running(t *testing.T, sb *Sandbox, path string) int {
 	t.Helper()
-	res, err := sb.Shell(testContext(t), "for p in /proc/[0-9]*; do cat $p/cmdline; echo; done 2>/dev/null")
+	res, err := sb.Shell(testContext(t), "cat /proc/[0-9]*/cmdline 2>/dev/null")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
-	for l := range strings.SplitSeq(res.Stdout(), "\n") {
-		if strings.TrimRight(l, "\x00") == path {
-			n++
-		}
-	}
-	return n
+	return strings.Count(res.Stdout(), path+"\x00")
 }
 
 func waitUntil(t *testing.T, what string, f func() bool) {
@@ -400,7 +403,7 @@ func acceptNoZombies(t *testing.T, sb *Sandbox) {
 		return // the orphans were not this agent's to reap
 	}
 	waitUntil(t, "no zombie", func() bool {
-		res, err := sb.Shell(ctx, "for p in /proc/[0-9]*; do cat $p/stat; done 2>/dev/null")
+		res, err := sb.Shell(ctx, "cat /proc/[0-9]*/stat 2>/dev/null")
 		return err == nil && !strings.Contains(res.Stdout(), ") Z ")
 	})
 	waitUntil(t, "the agent holds nothing", func() bool {

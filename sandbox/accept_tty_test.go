@@ -66,6 +66,66 @@ func acceptTTYKeys(t *testing.T, sb *Sandbox) {
 	}
 }
 
+// acceptTTYStop: Ctrl-Z stops the terminal's job, which then is in the state T until it is continued, and Ctrl-C ends it.
+func acceptTTYStop(t *testing.T, sb *Sandbox) {
+	ctx, path := testContext(t), install(t, sb, "jobs")
+	h, err := sb.ExecStream(ctx, path, nil, WithExecTTY(24, 80), WithExecStdinPipe())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	in := h.TakeStdin()
+	press := func(key string) {
+		if _, err := io.WriteString(in, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	untilOutput(t, h, "ready")
+	press("\x1a")
+	untilOutput(t, h, "stopped")
+	state := func() string { // of the job, the child
+		res, err := sb.Shell(ctx, "cat /proc/[0-9]*/stat 2>/dev/null")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for l := range strings.Lines(res.Stdout()) { // PID (NAME) STATE PARENT ...
+			if f := strings.Fields(l[strings.LastIndexByte(l, ')')+1:]); len(f) > 1 && f[1] == fmt.Sprint(h.PID()) {
+				return f[0]
+			}
+		}
+		return "none"
+	}
+	if s := state(); s != "T" {
+		t.Errorf("state %q of the stopped job, want T", s)
+	}
+	press("c\n") // continues it
+	untilOutput(t, h, "goes on")
+	waitUntil(t, "the job goes on", func() bool { return state() == "S" })
+	press("\x03")
+	res, err := h.Collect(ctx)
+	if err != nil || res.ExitCode() != 3 || !strings.Contains(res.Stdout(), "over") {
+		t.Errorf("%q, %v, %v", res.Stdout(), res.State(), err)
+	}
+}
+
+// acceptTTYEndOfFile: Ctrl-D ends the input of the one who reads, and the terminal goes on.
+func acceptTTYEndOfFile(t *testing.T, sb *Sandbox) {
+	h := stream(t, sb, "cat; echo first; cat; exit 8", WithExecTTY(24, 80), WithExecStdinPipe())
+	in := h.TakeStdin()
+	if _, err := io.WriteString(in, "a\n\x04"); err != nil {
+		t.Fatal(err)
+	}
+	untilOutput(t, h, "first\r\n")
+	if _, err := io.WriteString(in, "b\n"); err != nil {
+		t.Fatal(err)
+	}
+	untilOutput(t, h, "b\r\nb\r\n")
+	in.Close()
+	if res, err := h.Wait(testContext(t)); err != nil || res.ExitCode() != 8 {
+		t.Errorf("%v, %v", res.State(), err)
+	}
+}
+
 func acceptTTYLastLine(t *testing.T, sb *Sandbox) {
 	path, ctx := install(t, sb, "hi"), testContext(t)
 	jobs := make(chan int)

@@ -126,6 +126,26 @@ var probes = map[string][]byte{
 		onStack(2, 16, 0, 0x5410), say(1, "ready\n"), // TIOCSPGRP
 		[]byte{0x48, 0x8b, 0x3c, 0x24}, []byte{0xb8}, imm(61), []byte{0x31, 0xf6, 0xba}, imm(2), []byte{0x45, 0x31, 0xd2, 0x0f, 0x05}, // wait4(child, 0, WUNTRACED, 0)
 		say(1, "stopped\n"), exitWith(3)),
+	// jobs: runs a child in the terminal's foreground; when it was stopped, says so, takes the terminal, continues it after a line of input and waits
+	// for its end.
+	"jobs": code(push(1<<(22-1)), onStack(1, 14, 0, 0, 0, 8), // rt_sigprocmask(SIG_BLOCK, SIGTTOU)
+		fork, ifZero(code(sys(109, 0, 0), milliseconds(100), wait)), // setpgid(0, 0)
+		[]byte{0x50, 0x89, 0xc7, 0x89, 0xc6}, []byte{0xb8}, imm(109), []byte{0x0f, 0x05}, // push rax; setpgid(child, child)
+		onStack(2, 16, 0, 0x5410), say(1, "ready\n"), // TIOCSPGRP: child
+		[]byte{0x48, 0x8b, 0x3c, 0x24}, []byte{0xb8}, imm(61), []byte{0x31, 0xf6, 0xba}, imm(2), []byte{0x45, 0x31, 0xd2, 0x0f, 0x05}, // wait4(child, 0, WUNTRACED, 0)
+		sys(39), []byte{0x50}, onStack(2, 16, 0, 0x5410), say(1, "stopped\n"), // push getpid(); TIOCSPGRP: self
+		[]byte{0x50}, onStack(1, 0, 0, 0, 8), []byte{0x58, 0x58}, // push rax; read; pop rax; pop rax
+		onStack(2, 16, 0, 0x5410), []byte{0x48, 0x8b, 0x3c, 0x24, 0x48, 0xf7, 0xdf, 0xbe}, imm(18), []byte{0xb8}, imm(62), []byte{0x0f, 0x05}, // kill(-child, SIGCONT)
+		say(1, "goes on\n"),
+		[]byte{0x48, 0x8b, 0x3c, 0x24}, []byte{0xb8}, imm(61), []byte{0x31, 0xf6, 0x31, 0xd2, 0x45, 0x31, 0xd2, 0x0f, 0x05}, // wait4(child, 0, 0, 0)
+		say(1, "over\n"), exitWith(3)),
+	// doom: ends process 1, which no signal ends: it stops its first thread in a system call and makes that call exit_group(9).
+	"doom": code([]byte{0x48, 0x81, 0xec}, imm(256), // sub rsp, 256
+		sys(101, 0x4206, 1, 0, 0), sys(101, 0x4207, 1, 0, 0), sys(61, 1, 0, 1<<30, 0), // PTRACE_SEIZE, PTRACE_INTERRUPT; wait4(1, 0, __WALL, 0)
+		onStack(3, 101, 12, 1, 0, 0),                                                                 // PTRACE_GETREGS
+		[]byte{0x48, 0xc7, 0x44, 0x24, 0x50}, imm(231), []byte{0x48, 0xc7, 0x44, 0x24, 0x70}, imm(9), // rax, rdi
+		[]byte{0x48, 0xc7, 0x44, 0x24, 0x78}, imm(-1), []byte{0x48, 0x83, 0xac, 0x24}, imm(128), []byte{2}, // orig_rax: no restart; rip -= 2: again
+		onStack(3, 101, 13, 1, 0, 0), sys(101, 17, 1, 0, 0), exitWith(0)), // PTRACE_SETREGS, PTRACE_DETACH
 	// steal: takes the descriptors of process 1 and shuts every socket among them down, as a hostile guest can.
 	"steal": code(sys(434, 1, 0), []byte{0x41, 0x89, 0xc4}, // pidfd_open(1); mov r12d, eax
 		times(64, code([]byte{0x44, 0x89, 0xe7, 0x89, 0xde, 0x31, 0xd2, 0xb8}, imm(438), []byte{0x0f, 0x05}, // pidfd_getfd(r12, ebx, 0)
