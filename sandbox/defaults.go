@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -76,7 +77,7 @@ func (c *config) commandDefaults() *commandDefaults {
 
 // apply is an ExecOption.
 func (d *commandDefaults) apply(c *Cmd) error {
-	c.Dir, c.User, c.Rlimits, c.Limits, c.Timeout, c.maxOutput = d.Dir, d.User, d.Rlimits, d.Limits, d.Timeout, d.MaxOutput
+	c.Dir, c.User, c.Rlimits, c.Limits, c.Timeout, c.maxOutput = d.Dir, d.User, slices.Clone(d.Rlimits), d.Limits, d.Timeout, d.MaxOutput
 	if d.ClearEnv {
 		c.Env = []string{}
 	}

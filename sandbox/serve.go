@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hutchvm/hutch/channel"
@@ -101,9 +102,15 @@ func (s *Sandbox) Serve(l net.Listener) error {
 		if err != nil {
 			select {
 			case <-s.life.done: // the connections end by themselves, after they have told how
+				late := time.AfterFunc(greetTime, cancel)
+				defer late.Stop()
 				conns.Wait()
 				return nil
 			default:
+			}
+			if passing(err) {
+				time.Sleep(acceptPause)
+				continue
 			}
 			cancel()
 			conns.Wait()
@@ -118,6 +125,14 @@ func (s *Sandbox) Serve(l net.Listener) error {
 		})
 	}
 }
+
+// passing says whether an error of Accept is one that passes: descriptors are short, or a caller was quicker to go.
+func passing(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.ENOBUFS)
+}
+
+// acceptPause is how long Serve waits after such an error.
+const acceptPause = 50 * time.Millisecond
 
 // serveConn serves one connection.
 func (s *Sandbox) serveConn(ctx context.Context, conn net.Conn) {
@@ -143,8 +158,10 @@ func (s *Sandbox) serveConn(ctx context.Context, conn net.Conn) {
 			_ = s.client.Relay(ctx, conn, channel.RelayConfig{Tap: tap, Logger: s.cfg.logger})
 		}
 	case opInfo:
+		_ = conn.SetWriteDeadline(time.Now().Add(greetTime)) // a caller that does not read must not hold the end up
 		_ = writeLine(conn, &serveReply{Info: &s.info, Defaults: s.cfg.commandDefaults()})
 	case opConsole:
+		_ = conn.SetWriteDeadline(time.Now().Add(greetTime))
 		if writeLine(conn, &serveReply{}) == nil {
 			_, _ = conn.Write(s.Console())
 		}

@@ -84,7 +84,10 @@ func (h *ExecHandle) Cursors() (stdout, stderr int64) { return h.proc.p.Cursors(
 // gap queues a Gap event.
 func (h *ExecHandle) gap(g channel.GapError) {
 	h.mu.Lock()
-	if !h.ended && !h.closed {
+	if n := len(h.queue); n > 0 && h.queue[n-1].Gap != nil && h.queue[n-1].Gap.Stream == g.Stream && h.queue[n-1].Gap.Have == g.Want {
+		merged := GapError{Stream: g.Stream, Want: h.queue[n-1].Gap.Want, Have: g.Have} // what a receiver has is not changed
+		h.queue[n-1].Gap = &merged
+	} else if !h.ended && !h.closed {
 		h.queue = append(h.queue, queuedEvent{ExecEvent: ExecEvent{Kind: ExecEventGap, Gap: &g}})
 	}
 	h.mu.Unlock()

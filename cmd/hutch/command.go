@@ -14,7 +14,9 @@ import (
 func (f *cmdFlags) exec(ctx context.Context, sb *sandbox.Sandbox, args []string, interrupts <-chan os.Signal) error {
 	cmd := sb.Command(ctx, args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Timeout = f.timeout
+	if f.timeout > 0 {
+		cmd.Timeout = f.timeout // else the sandbox's
+	}
 	if f.dir != "" {
 		cmd.Dir = f.dir // else the sandbox's
 	}
@@ -49,7 +51,7 @@ func (f *cmdFlags) exec(ctx context.Context, sb *sandbox.Sandbox, args []string,
 	case ended:
 		return code
 	case errors.Is(err, context.DeadlineExceeded):
-		fmt.Fprintf(os.Stderr, "hutch: %s: ended after the timeout of %v\n", args[0], f.timeout)
+		fmt.Fprintf(os.Stderr, "hutch: %s: ended after the timeout of %v\n", args[0], cmd.Timeout)
 		return exitCode(exitTimeout)
 	case errors.As(err, &ee):
 		return exitCode(ee.ShellExitCode())
@@ -78,7 +80,7 @@ func (f *cmdFlags) attached(ctx context.Context, name string, code int, err erro
 	case errors.As(err, &se):
 		return startError(name, err)
 	case errors.Is(err, context.DeadlineExceeded):
-		fmt.Fprintf(os.Stderr, "hutch: %s: ended after the timeout of %v\n", name, f.timeout)
+		fmt.Fprintf(os.Stderr, "hutch: %s: ended after its timeout\n", name)
 		return exitCode(exitTimeout)
 	case err != nil:
 		return err

@@ -60,7 +60,10 @@ func (f *cmdFlags) execOptions() []sandbox.ExecOption {
 		k, v, _ := strings.Cut(e, "=")
 		env[k] = v
 	}
-	opts := []sandbox.ExecOption{sandbox.WithExecEnv(env), sandbox.WithExecTimeout(f.timeout)}
+	opts := []sandbox.ExecOption{sandbox.WithExecEnv(env)}
+	if f.timeout > 0 {
+		opts = append(opts, sandbox.WithExecTimeout(f.timeout)) // else the sandbox's
+	}
 	if f.dir != "" {
 		opts = append(opts, sandbox.WithExecCwd(f.dir))
 	}
