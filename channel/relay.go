@@ -125,12 +125,22 @@ func (r *relay) stream(st *yamux.Stream) {
 		return
 	}
 	var tap ExecTap
+	var messages *controlTap // once the agent's messages pass
 	if o.Kind == kindExec && r.tap != nil {
 		var end func()
 		if first, tap, end, err = r.request(k, first, st); err != nil {
 			return
 		}
 		defer end()
+		if tap != nil {
+			defer func() { // whatever becomes of the stream
+				if messages != nil {
+					tap.Ended(messages.exit)
+				} else {
+					tap.Ended(nil)
+				}
+			}()
+		}
 	}
 	up, err := r.c.openRaw(first)
 	if err != nil {
@@ -142,10 +152,8 @@ func (r *relay) stream(st *yamux.Stream) {
 	}
 	defer r.drop(up)
 	sink := r.sink(k, o.Kind, st, tap)
+	messages, _ = sink.(*controlTap)
 	r.pass(st, up, sink, o.Kind == kindStdin)
-	if t, ok := sink.(*controlTap); ok {
-		tap.Ended(t.exit)
-	}
 }
 
 // keep remembers a stream on the agent's connection, which the end of the relay

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -280,5 +282,56 @@ func TestNamesThatDoNotRunAreTypedErrors(t *testing.T) {
 	}
 	if _, err := Connect(ctx, "nobody"); err == nil || !strings.Contains(err.Error(), "XDG_RUNTIME_DIR") {
 		t.Errorf("Connect through an open directory = %v", err)
+	}
+}
+
+// Locks hold while sandboxes of the name come and go, and those who look do not disturb.
+func TestLockHasOneHolderAtATime(t *testing.T) {
+	dir := t.TempDir()
+	n := named{name: "x", dir: filepath.Join(dir, "x")}
+	var holders atomic.Int32
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 500 {
+				unlock, err := n.lock()
+				if errors.Is(err, ErrRunning) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if holders.Add(1) != 1 {
+					t.Error("two holders")
+				}
+				holders.Add(-1)
+				os.RemoveAll(n.dir)
+				unlock()
+			}
+		})
+		wg.Go(func() {
+			for range 500 {
+				if _, err := n.running(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for range 2 { // nobody has it: those who ask at once agree
+		for range 8 {
+			wg.Go(func() {
+				for range 200 {
+					if running, err := n.running(); running || err != nil {
+						t.Errorf("running %v, %v", running, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if unlock, err := n.lock(); err == nil {
+			unlock()
+		}
 	}
 }

@@ -133,14 +133,7 @@ func (n named) read() (*Record, error) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		return nil, fmt.Errorf("sandbox: %s: its record %s: %w", n.name, n.recordPath(), err)
 	}
-	unlock, err := n.lock()
-	switch {
-	case err == nil:
-		unlock()
-		r.Running = false
-	case errors.Is(err, ErrRunning):
-		r.Running = true
-	default:
+	if r.Running, err = n.running(); err != nil {
 		return nil, err
 	}
 	return &r, nil
@@ -168,9 +161,6 @@ func Hold(ctx context.Context, name string, ready func(*Sandbox), opts ...Option
 	n, err := placeOf(name)
 	if err != nil {
 		return err
-	}
-	if err := os.MkdirAll(n.dir, 0o700); err != nil {
-		return fmt.Errorf("sandbox: %s: %w", name, err)
 	}
 	unlock, err := n.lock()
 	if errors.Is(err, ErrRunning) {

@@ -5,25 +5,74 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 )
 
-// lock takes the sandbox's lock, which the holder has. Errors: ErrRunning.
+// lock takes the sandbox's lock, which the holder has, and makes its file and folder if need be. Errors: ErrRunning.
 func (n named) lock() (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(n.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("sandbox: %s: %w", n.name, err)
+	for {
+		err := os.MkdirAll(n.dir, 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			continue // it was removed in the middle of that
+		}
+		if err != nil {
+			return nil, fmt.Errorf("sandbox: %s: %w", n.name, err)
+		}
+		f, unlock, err := n.tryLock(os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its folder was just removed
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n.isLock(f) {
+			return unlock, nil
+		}
+		unlock() // of a file that was removed meanwhile: it locks nobody out
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+}
+
+// isLock says whether f still is the lock's file.
+func (n named) isLock(f *os.File) bool {
+	mine, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	now, err := os.Stat(filepath.Join(n.dir, "lock"))
+	return err == nil && os.SameFile(mine, now)
+}
+
+// running says whether somebody has the lock. It makes nothing, and those who ask do not see each other.
+func (n named) running() (bool, error) {
+	_, unlock, err := n.tryLock(os.O_RDONLY, syscall.LOCK_SH)
+	switch {
+	case errors.Is(err, ErrRunning):
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	unlock()
+	return false, nil
+}
+
+func (n named) tryLock(flags, how int) (*os.File, func(), error) {
+	f, err := os.OpenFile(filepath.Join(n.dir, "lock"), flags, 0o600)
+	if err != nil {
+		return nil, nil, fmt.Errorf("sandbox: %s: %w", n.name, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("sandbox: %s: %w; stop it with `hutch stop %s`", n.name, ErrRunning, n.name)
+			return nil, nil, fmt.Errorf("sandbox: %s: %w; stop it with `hutch stop %s`", n.name, ErrRunning, n.name)
 		}
-		return nil, fmt.Errorf("sandbox: %s: its lock: %w", n.name, err)
+		return nil, nil, fmt.Errorf("sandbox: %s: its lock: %w", n.name, err)
 	}
-	return func() { f.Close() }, nil
+	return f, func() { f.Close() }, nil
 }
 
 // ownedByUs refuses a directory that somebody else could have made or can write.

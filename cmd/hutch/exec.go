@@ -84,6 +84,6 @@ func detached(name string, err error) error {
 	if !errors.As(err, &de) {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "\nhutch: detached; it goes on. Come back with: hutch attach %s %s\n", name, de.SessionID)
+	fmt.Fprintf(os.Stderr, "\nhutch: detached; it goes on. Come back with: hutch attach %s %s\n", name, clean(de.SessionID))
 	return nil
 }
