@@ -205,6 +205,30 @@ func TestAcceptThousandSessionsAndTheOneTooManyInAGuest(t *testing.T) {
 	}
 }
 
+// The shell is what most commands are, and in a slow lab five thousand of them take minutes: with HUTCH_SOAK=1.
+func TestAcceptFiveThousandShellCommandsInAGuest(t *testing.T) {
+	if os.Getenv("HUTCH_SOAK") != "1" {
+		t.Skip("set HUTCH_SOAK=1: it takes minutes in the lab")
+	}
+	sb, ctx := shared.get(t), testContext(t)
+	jobs := make(chan int)
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			for i := range jobs {
+				if res, err := sb.Shell(ctx, "echo hi; exit 5"); err != nil || res.Stdout() != "hi\n" || res.Stderr() != "" || res.ExitCode() != 5 {
+					t.Errorf("command %d: %+v, %v", i, res, err)
+				}
+			}
+		})
+	}
+	for i := range 5000 {
+		jobs <- i
+	}
+	close(jobs)
+	wg.Wait()
+}
+
 // 1 GiB each way takes minutes in the lab: with HUTCH_SOAK=1.
 func TestAcceptGibibyteEachWayInAGuest(t *testing.T) {
 	if os.Getenv("HUTCH_SOAK") != "1" {

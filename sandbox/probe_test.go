@@ -107,8 +107,8 @@ var probes = map[string][]byte{
 		fork, ifZero(code(setsid, say(1, "child\n"), wait)), milliseconds(100), say(1, "deaf\n"), wait),
 	// orphan: says hi and leaves a child that lives on for a moment, in a session of its own, and holds the output.
 	"orphan": code(fork, ifZero(code(setsid, milliseconds(50), exitWith(0))), say(1, "hi\n"), exitWith(0)),
-	// holder: the same with a child that stays.
-	"holder": code(fork, ifZero(code(setsid, wait)), say(1, "hi\n"), exitWith(0)),
+	// holder: the same with a child that stays, but a minute at most, so that none is left where no machine ends it.
+	"holder": code(fork, ifZero(code(setsid, times(60, milliseconds(999)), exitWith(0))), say(1, "hi\n"), exitWith(0)),
 	// hog: touches 64 MiB.
 	"hog": code(sys(9, 0, 64<<20, 3, 0x22)[:20], []byte{0x41, 0xba}, imm(0x22), []byte{0x49, 0xc7, 0xc0}, imm(-1), []byte{0x45, 0x31, 0xc9, 0x0f, 0x05}, // mmap
 		times(64<<20>>12, []byte{0xc6, 0x00, 0x01, 0x48, 0x05, 0x00, 0x10, 0x00, 0x00}), // mov byte [rax], 1; add rax, 4096
