@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,9 @@ type holdStatus struct {
 	Error string `json:"error,omitempty"`
 	Ready bool   `json:"ready,omitempty"`
 }
+
+// holdFlags is the environment variable with a holder's flags, a JSON array.
+const holdFlags = "HUTCH_HOLD_FLAGS"
 
 // holdFD is the descriptor on which a holder reports.
 const holdFD = 3
@@ -63,6 +67,9 @@ func create(c *cobra.Command, f *createFlags, name string) error {
 	if err := f.check(); err != nil {
 		return err
 	}
+	if f.console == "-" {
+		return errors.New("--console: - is this terminal, which the microVM outlives: give a file")
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -72,9 +79,14 @@ func create(c *cobra.Command, f *createFlags, name string) error {
 		return err
 	}
 	defer r.Close()
-	args := []string{"hold"}
-	c.Flags().Visit(func(fl *pflagFlag) { args = append(args, flagArgs(fl)...) })
-	cmd := exec.Command(self, append(args, name)...)
+	var flags []string
+	c.Flags().Visit(func(fl *pflagFlag) { flags = append(flags, flagArgs(fl)...) })
+	given, err := json.Marshal(flags)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, "hold", name)
+	cmd.Env = append(os.Environ(), holdFlags+"="+string(given)) // not on the command line, which every user of the machine can read
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Stderr = os.Stderr // until it is ready: the reason of a crash
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -113,7 +125,17 @@ func newHold() *cobra.Command {
 	f := &createFlags{}
 	c := &cobra.Command{
 		Use: "hold [flags] NAME", Hidden: true, Short: "Hold the microVM of hutch create", Args: oneName,
-		RunE: func(_ *cobra.Command, args []string) error { return hold(f, args[0]) },
+		RunE: func(c *cobra.Command, args []string) error {
+			var flags []string
+			if err := json.Unmarshal([]byte(cmp.Or(os.Getenv(holdFlags), "[]")), &flags); err != nil {
+				return fmt.Errorf("hold: %s: %w", holdFlags, err)
+			}
+			os.Unsetenv(holdFlags)
+			if err := c.Flags().Parse(flags); err != nil {
+				return err
+			}
+			return hold(f, args[0])
+		},
 	}
 	f.bootFlags.register(c)
 	f.cmdFlags.register(c)

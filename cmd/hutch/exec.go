@@ -61,15 +61,23 @@ func execIn(f *execFlags, name string, args []string) error {
 	}
 	ctx, stop := endedBy(context.Background(), syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	interrupts := make(chan os.Signal, 1)
-	signal.Notify(interrupts, os.Interrupt)
-	defer signal.Stop(interrupts)
-	sb, err := sandbox.Connect(ctx, name)
-	if err != nil {
+	connecting, connected := endedBy(ctx, os.Interrupt) // afterwards an interrupt is passed on to the command
+	sb, err := sandbox.Connect(connecting, name)
+	code, ended := endingSignal(connecting)
+	connected()
+	if err == nil {
+		defer sb.Close()
+	}
+	switch {
+	case ended:
+		return code
+	case err != nil:
 		return err
 	}
-	defer sb.Close()
 	if !tty {
+		interrupts := make(chan os.Signal, 1)
+		signal.Notify(interrupts, os.Interrupt)
+		defer signal.Stop(interrupts)
 		return f.exec(ctx, sb, args, interrupts)
 	}
 	if len(args) == 0 {

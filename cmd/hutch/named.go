@@ -118,14 +118,7 @@ func newStop() *cobra.Command {
 	c := &cobra.Command{
 		Use: "stop NAME", Short: "Stop a named microVM; its log stays", Example: "  hutch stop worker", Args: oneName,
 		RunE: func(_ *cobra.Command, args []string) error {
-			ctx, cancel := context.WithTimeout(context.Background(), timeout)
-			defer cancel()
-			sb, err := sandbox.Connect(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			defer sb.Close()
-			return sb.Stop(ctx)
+			return stopAndWait(args[0], timeout)
 		},
 	}
 	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this long")
@@ -138,7 +131,7 @@ func newRm() *cobra.Command {
 		Use: "rm NAME", Short: "Remove a stopped microVM's name and log", Example: "  hutch rm worker\n  hutch rm -f worker", Args: oneName,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if force {
-				if err := stopAndWait(args[0]); err != nil {
+				if err := stopAndWait(args[0], time.Minute); err != nil && !errors.Is(err, sandbox.ErrNotRunning) {
 					return err
 				}
 			}
@@ -150,13 +143,10 @@ func newRm() *cobra.Command {
 }
 
 // stopAndWait stops a sandbox that runs and waits until its holder has let go of it.
-func stopAndWait(name string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+func stopAndWait(name string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	sb, err := sandbox.Connect(ctx, name)
-	if errors.Is(err, sandbox.ErrNotRunning) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
@@ -172,7 +162,7 @@ func stopAndWait(name string) error {
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("rm: the holder of %s (process %d) does not end", name, rec.PID)
+			return fmt.Errorf("the holder of %s (process %d) does not end", name, rec.PID)
 		}
 	}
 }
