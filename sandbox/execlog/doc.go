@@ -30,7 +30,8 @@
 //
 // "t" is the time in UTC (RFC 3339), "s" the source, "id" the session (left out if there is none), "n" the number. The bytes are "d", if they are
 // valid UTF-8 by themselves, or else base64 (RFC 4648 §4) in "b"; a character that two chunks share makes both base64. "e" is the Event of a
-// System entry. Members that a reader does not know are to be ignored. A line has at most 1 MiB.
+// System entry. Members that a reader does not know are to be ignored. A line has at most 1 MiB. encoding/json
+// makes such an object of an Entry, and an Entry of such an object.
 //
 // # Numbers
 //
@@ -50,6 +51,6 @@
 // # How it is tested
 //
 // Tests log and read every byte value, characters in parts, and writes that end at every offset; they kill a process that writes, limit the size
-// of its files, rotate under readers and follow from another process. FuzzDecodeLine checks the form of lines in both ways, BenchmarkLog the
-// cost of an entry.
+// of its files, rotate under readers and follow from another process. FuzzDecodeLine checks the form of lines in both ways. BenchmarkLog shows
+// the cost of an entry, BenchmarkRead and BenchmarkTail that of reading all and the last of them.
 package execlog

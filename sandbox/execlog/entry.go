@@ -26,11 +26,11 @@ func Sources() []Source { return []Source{Stdout, Stderr, Output, System} }
 // An Entry is one chunk of output, or one line of the sandbox about it.
 type Entry struct {
 	Time    time.Time // set by the sink when zero
-	Source  Source
-	Session string // session ID; empty for what concerns the whole sandbox
-	Data    []byte // the bytes as they arrived, at most 64 KiB when read back; of a System entry, a line of text
-	Seq     uint64 // the sink's number, from 1, a reader's cursor; what a caller of Log sets here is not kept
-	Event   *Event // of a System entry; not to be changed any more
+	Source  Source    // not empty
+	Session string    // session ID; empty for what concerns the whole sandbox
+	Data    []byte    // the bytes as they arrived, at most 64 KiB when read back; of a System entry, a line of text
+	Seq     uint64    // the sink's number, from 1, a reader's cursor; what a caller of Log sets here is not kept
+	Event   *Event    // of a System entry; not to be changed any more
 }
 
 // An EventKind says what a System entry reports.
@@ -70,6 +70,8 @@ type Reader interface {
 	// An error is yielded with a zero Entry. Reading goes on after a *CorruptError; any other error is the last thing. If ctx ends before all was
 	// read, its error is that; with Query.Follow there is no "all", and the end of ctx ends the reading without an error.
 	//
+	// An entry's Data is the consumer's own; its Event is shared with others.
+	//
 	// Where entries are missing that were there (dropped by rotation or by a ring since the entry before, or since Query.After), a Gap entry
 	// stands in their place, whatever q selects. It has their last number.
 	Read(ctx context.Context, q Query) iter.Seq2[Entry, error]
@@ -104,25 +106,6 @@ func (q *Query) poll() time.Duration {
 	return q.Poll
 }
 
-// tail keeps the last n entries.
-type tail struct {
-	n    int
-	list []Entry
-	at   int // the oldest in list, once it is full
-}
-
-func (t *tail) add(e Entry) {
-	if len(t.list) < t.n {
-		t.list = append(t.list, e)
-		return
-	}
-	t.list[t.at] = e
-	t.at = (t.at + 1) % t.n
-}
-
-// all returns what was kept, the oldest first.
-func (t *tail) all() []Entry { return append(t.list[t.at:len(t.list):len(t.list)], t.list[:t.at]...) }
-
 // missed is the Gap in place of the entries numbered above from, up to to. bytes is how much output they held, 0 if that is not known.
 func missed(from, to uint64, bytes int64) Entry {
 	e := Entry{Time: time.Now(), Source: System, Seq: to, Event: &Event{Kind: Gap, Bytes: bytes}}
@@ -130,12 +113,16 @@ func missed(from, to uint64, bytes int64) Entry {
 	return e
 }
 
-// Multi returns a sink that passes every entry to all of sinks, in order, also when some of them fail. Its error joins theirs.
+// Multi returns a sink that passes every entry to all of sinks, in order, also when some of them fail. Its error joins theirs. An entry without a
+// time gets one, the same for all.
 func Multi(sinks ...Sink) Sink { return multi(slices.Clone(sinks)) }
 
 type multi []Sink
 
 func (m multi) Log(e Entry) error {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
 	var errs []error
 	for _, s := range m {
 		if err := s.Log(e); err != nil {

@@ -19,6 +19,9 @@ import (
 // Memory is bounded by Query.Tail entries and a line: one longer than 1 MiB is corrupt and is not read wholly. An unfinished last line is
 // waited for, and is corrupt if it stays so. Errors: fs.ErrNotExist for a log that does not exist and is not to be followed; *CorruptError; those
 // of reading files.
+//
+// For Query.Tail the files are read from their end, and no further than it needs: what is corrupt there is reported before the entries, the last
+// line first.
 func Read(ctx context.Context, path string, q Query) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		r := &fileReader{ctx: ctx, path: path, q: q, yield: yield, at: q.After}
@@ -45,6 +48,8 @@ type fileReader struct {
 	off  int64  // bytes of them
 	part []byte // the start of the next line
 	size int64  // bytes read of that line; more than part if it is too long
+
+	uncounted int64 // bytes at the start of f whose lines are not in line, because a tail began behind them
 }
 
 // unfinished is how often, and how long, an unfinished last line is waited for.
@@ -72,7 +77,11 @@ func (r *fileReader) read() {
 		r.fail(err)
 		return
 	}
-	r.files(files)
+	if r.tail != nil {
+		r.last(files)
+	} else {
+		r.files(files)
+	}
 	if !r.q.Follow && r.f != nil {
 		for range unfinishedTries {
 			if r.size == 0 || r.done() {
@@ -126,7 +135,7 @@ func (r *fileReader) files(files []*os.File) {
 
 func (r *fileReader) use(f *os.File) {
 	r.close()
-	r.f, r.line, r.off, r.part, r.size = f, 0, 0, r.part[:0], 0
+	r.f, r.line, r.off, r.part, r.size, r.uncounted = f, 0, 0, r.part[:0], 0, 0
 	if r.in == nil {
 		r.in = bufio.NewReaderSize(f, 64<<10)
 	}
@@ -181,17 +190,13 @@ func (r *fileReader) finish() {
 func (r *fileReader) entry() {
 	r.line++
 	whole := bytes.HasSuffix(r.part, []byte("\n"))
-	b, size := bytes.TrimSuffix(r.part, []byte("\n")), r.size
-	r.part, r.size = r.part[:0], 0
-	if size > maxLine {
-		r.corrupt(fmt.Errorf("it has %d bytes, at most %d are read", size, maxLine))
-		return
+	b := bytes.TrimSuffix(r.part, []byte("\n"))
+	if r.size > maxLine {
+		b = nil
 	}
-	e, err := decodeLine(b)
+	e, err := r.decode(b, whole)
+	r.part, r.size = r.part[:0], 0
 	if err != nil {
-		if !whole {
-			err = fmt.Errorf("the file ends within it: %w", io.ErrUnexpectedEOF)
-		}
 		r.corrupt(err)
 		return
 	}
@@ -216,8 +221,26 @@ func (r *fileReader) entry() {
 	}
 }
 
+// decode decodes a line: nil is one that is too long.
+func (r *fileReader) decode(b []byte, whole bool) (Entry, error) {
+	if b == nil {
+		return Entry{}, fmt.Errorf("it has more than %d bytes", maxLine)
+	}
+	e, err := decodeLine(b)
+	if err != nil && !whole {
+		err = fmt.Errorf("the file ends within it: %w", io.ErrUnexpectedEOF)
+	}
+	return e, err
+}
+
 func (r *fileReader) corrupt(err error) {
 	r.corrupted++
+	if r.uncounted > 0 {
+		if n, err := countLines(r.f, r.uncounted); err == nil {
+			r.line += n
+		}
+		r.uncounted = 0
+	}
 	r.give(Entry{}, &CorruptError{r.f.Name(), r.line, err})
 }
 
@@ -274,9 +297,9 @@ func (r *fileReader) grown() {
 		r.fail(fmt.Errorf("execlog: %w", err))
 	case st.Size() < r.off: // somebody emptied it
 		r.anew = true
-		r.line, r.off, r.size = 0, 0, 1
+		r.line, r.off, r.size, r.uncounted = 0, 0, 1, 0
 		r.again(true)
-	case st.Size() != r.off+r.size:
+	case st.Size() != r.off+r.size || r.size > 0: // what was the start of a line may be another one of that size
 		r.again(st.Size() < r.off+r.size)
 	}
 }
