@@ -113,12 +113,25 @@ func appendString[T string | []byte](b []byte, s T) []byte {
 
 var (
 	errIncomplete = errors.New("an entry needs a number, a source and a time")
+	errNoSource   = errors.New("the entry has no source: set Source")
 	errData       = errors.New("an entry needs one of d and b")
 	errNotUTF8    = errors.New("the line is not valid UTF-8") // json would put U+FFFD in its place and nobody would know
 )
 
-// decodeLine is the reverse of appendLine; b has no newline.
+// decodeLine is the reverse of appendLine for the lines of a log; b has no newline.
 func decodeLine(b []byte) (Entry, error) {
+	e, err := parseLine(b)
+	if err == nil && (e.Seq == 0 || e.Source == "" || e.Time.IsZero()) {
+		err = errIncomplete
+	}
+	if err != nil {
+		return Entry{}, err
+	}
+	return e, nil
+}
+
+// parseLine decodes also an entry that no sink has numbered.
+func parseLine(b []byte) (Entry, error) {
 	var l line
 	if !utf8.Valid(b) {
 		return Entry{}, errNotUTF8
@@ -128,8 +141,6 @@ func decodeLine(b []byte) (Entry, error) {
 	}
 	e := Entry{Time: l.Time, Source: l.Source, Session: l.Session, Seq: l.Seq, Event: l.Event}
 	switch {
-	case l.Seq == 0 || l.Source == "" || l.Time.IsZero():
-		return Entry{}, errIncomplete
 	case (l.Text == nil) == (l.Bytes == nil):
 		return Entry{}, errData
 	case l.Text != nil:

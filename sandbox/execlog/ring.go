@@ -79,6 +79,12 @@ func (r *Ring) add(e *Entry) error {
 	return nil
 }
 
+// own returns e with data of its own: what one consumer does to it, or appends to it, no other one is to see.
+func own(e Entry) Entry {
+	e.Data = bytes.Clone(e.Data)
+	return e
+}
+
 // ringReader is one reading of a ring.
 type ringReader struct {
 	r   *Ring
@@ -152,12 +158,12 @@ func (r *Ring) Read(ctx context.Context, q Query) iter.Seq2[Entry, error] {
 			case !q.match(&e):
 			case q.Tail > 0:
 				last.add(e)
-			case !yield(e, nil):
+			case !yield(own(e), nil):
 				return
 			}
 		}
 		for _, e := range last.all() {
-			if !yield(e, nil) {
+			if !yield(own(e), nil) {
 				return
 			}
 		}
@@ -187,7 +193,7 @@ func (c *ringReader) follow(ctx context.Context, q *Query, yield func(Entry, err
 			return
 		}
 		for i := range list {
-			if ctx.Err() != nil || q.match(&list[i].Entry) && !yield(list[i].Entry, nil) {
+			if ctx.Err() != nil || q.match(&list[i].Entry) && !yield(own(list[i].Entry), nil) {
 				return
 			}
 		}

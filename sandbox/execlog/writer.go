@@ -120,6 +120,9 @@ func (w *Writer) encode(e *Entry) ([]byte, error) {
 		w.ends = append(w.ends, len(b))
 	}
 	if e != nil {
+		if e.Source == "" {
+			return nil, errNoSource
+		}
 		seq++
 		e.Seq = seq
 		if b, err = appendLine(b, e); err != nil {
