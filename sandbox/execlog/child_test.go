@@ -12,8 +12,12 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -162,6 +166,35 @@ func TestCloseEndsTheLockAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	reopen(t, f.Path(), FileOptions{})
+}
+
+// A lock on a file that somebody removes meanwhile, with the log, keeps nobody away.
+func TestTheLockIsOneThatOthersFind(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	var holders atomic.Int32
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 5000 {
+				f, err := lockFile(path, 0o600)
+				if errors.Is(err, ErrInUse) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n := holders.Add(1); n > 1 {
+					t.Errorf("%d holders", n)
+				}
+				runtime.Gosched()
+				holders.Add(-1)
+				_ = os.Remove(path) // while it is held: whoever has opened it already must not take it
+				unlockFile(f)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // childFull logs to a file that may not grow beyond a limit, which is then lifted. It prints how many bytes were logged and lost.
