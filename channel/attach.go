@@ -92,8 +92,8 @@ func (p *Process) attached(m *attachedMsg) error {
 	p.pid = m.PID
 	close(p.started)
 	for i, s := range []string{"stdout", "stderr"} {
-		if n := p.skipped[i]; n > 0 && p.attach.OnGap != nil {
-			p.attach.OnGap(GapError{Stream: s, Want: p.from[i], Have: p.from[i] + n})
+		if n := p.skipped[i]; n > 0 {
+			p.untold = append(p.untold, GapError{Stream: s, Want: p.from[i], Have: p.from[i] + n})
 		}
 	}
 	if p.stdin != nil {
@@ -123,10 +123,22 @@ func (p *Process) gap(m *gapMsg) (over bool, err error) {
 		return false, p.violation("gap that was not allowed")
 	}
 	p.skipped[i] += m.Have - m.Want
-	if p.attach.OnGap != nil {
+	p.untold = append(p.untold, g)
+	return false, nil
+}
+
+// tellGaps calls OnGap, without a lock: what it does is the caller's.
+func (p *Process) tellGaps() {
+	p.mu.Lock()
+	gaps := p.untold
+	p.untold = nil
+	p.mu.Unlock()
+	if p.attach == nil || p.attach.OnGap == nil {
+		return
+	}
+	for _, g := range gaps {
 		p.attach.OnGap(g)
 	}
-	return false, nil
 }
 
 // detachedAt applies the agent's answer to Detach. The caller holds p.mu.

@@ -82,19 +82,24 @@ func writeFrame[T any](w io.Writer, v *T) error {
 // readFrame reads one message of at most max bytes into v. io.EOF means that
 // the stream ended between two messages, io.ErrUnexpectedEOF within one.
 func readFrame[T any](r io.Reader, mode cbor.DecMode, max int, v *T) error {
-	var h [4]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
-		return err
-	}
-	n := binary.BigEndian.Uint32(h[:])
-	if n == 0 || uint64(n) > uint64(max) {
-		return fmt.Errorf("%w: %d bytes, limit %d", errFrameSize, n, max)
-	}
-	p, err := readGrowing(r, int(n))
+	p, err := readBody(r, max)
 	if err != nil {
 		return err
 	}
 	return decodeFrame(p, mode, v)
+}
+
+// readBody reads one message and returns it without its length.
+func readBody(r io.Reader, max int) ([]byte, error) {
+	var h [4]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(h[:])
+	if n == 0 || uint64(n) > uint64(max) {
+		return nil, fmt.Errorf("%w: %d bytes, limit %d", errFrameSize, n, max)
+	}
+	return readGrowing(r, int(n))
 }
 
 // readGrowing reads n bytes, taking memory as they arrive: a length alone, with

@@ -44,20 +44,6 @@ func frame(typ uint8, flags uint16, id, n uint32, body ...byte) []byte {
 	return append(frameHeader{Type: typ, Flags: flags, Stream: id, Length: n}.append(nil), body...)
 }
 
-// readHeader reads one frame of the host and returns its header.
-func readHeader(t testing.TB, r io.Reader) frameHeader {
-	t.Helper()
-	b := make([]byte, frameHeaderSize)
-	if _, err := io.ReadFull(r, b); err != nil {
-		t.Fatal(err)
-	}
-	h := parseHeader(b)
-	if _, err := io.CopyN(io.Discard, r, int64(h.bodyLen())); err != nil {
-		t.Fatal(err)
-	}
-	return h
-}
-
 func TestHostileFramesEndTheSession(t *testing.T) {
 	// Each script runs after the host has opened stream 1, a stdout stream,
 	// and stream 3, a sealed one.

@@ -98,8 +98,9 @@ type Process struct {
 	tag    uint32         // Open.Attach of its streams
 
 	// Guarded by mu.
-	from      [2]int64 // cursors of stdout and stderr at the start
-	skipped   [2]int64 // bytes that were not kept
+	from      [2]int64   // cursors of stdout and stderr at the start
+	skipped   [2]int64   // bytes that were not kept
+	untold    []GapError // of one message, for OnGap
 	tty       bool
 	detaching bool
 	detached  *detachedMsg

@@ -24,8 +24,8 @@ type Tap interface {
 // ExecTap is told what happens to one exec.
 type ExecTap interface {
 	Started(pid int)
-	// Output is called with what the exec printed, in the order of its stream,
-	// before it is passed on. p must not be kept.
+	// Output is called with what the exec printed, after Started, in the order
+	// of its stream, before it is passed on. p must not be kept.
 	Output(stderr bool, p []byte)
 	// Ended is the last call. e is nil if the end is not known: the exec was
 	// not started, or the client went away from it.
@@ -62,7 +62,7 @@ func (c *Client) Relay(ctx context.Context, conn io.ReadWriteCloser, cfg RelayCo
 	if _, err := greet(conn, c.hello); err != nil {
 		return fmt.Errorf("channel: relay: handshake: %w", err)
 	}
-	r := &relay{c: c, tap: cfg.Tap, open: make(map[uint32]bool), numbers: make(map[meetKey]uint32), taps: make(map[meetKey]ExecTap)}
+	r := &relay{c: c, tap: cfg.Tap, open: make(map[uint32]bool), numbers: make(map[meetKey]*number), taps: make(map[meetKey]*tapped)}
 	r.out = newBatchWriter(conn, nil)
 	var err error
 	r.mux, err = yamux.Server(&serverConn{bufio.NewReaderSize(conn, maxData), r.out, conn}, muxConfig(c.cfg.Window, cfg.Logger))
@@ -101,8 +101,23 @@ type relay struct {
 	mu      sync.Mutex
 	closed  bool                // no stream is opened any more
 	open    map[uint32]bool     // streams on the agent's connection
-	numbers map[meetKey]uint32  // of execs and attachments, on the agent's connection
-	taps    map[meetKey]ExecTap // of execs
+	numbers map[meetKey]*number // of execs and attachments
+	taps    map[meetKey]*tapped // of execs
+}
+
+// number is what an exec or attachment is on the agent's connection, while a
+// stream of it is open.
+type number struct {
+	n       uint32
+	streams int
+}
+
+// tapped is an exec with a tap, and its output streams that are shown to it.
+type tapped struct {
+	tap     ExecTap
+	outputs sync.WaitGroup
+	begun   chan struct{} // closed when started is final
+	started bool          // an agent that sends output of what it has not started is not listened to
 }
 
 // stream passes one stream on.
@@ -112,34 +127,22 @@ func (r *relay) stream(st *yamux.Stream) {
 	if err := readFrame(st, decModeHost, maxFrame, &o); err != nil {
 		return
 	}
-	control := o.Kind == kindExec || o.Kind == kindAttach
 	k := meetKey{o.Session, o.Attach}
 	if o.Attach != 0 {
 		o.Attach = r.number(k)
-		if control {
-			defer r.forget(k)
-		}
+		defer r.forget(k)
 	}
 	first, err := appendFrame(nil, &o)
 	if err != nil {
 		return
 	}
-	var tap ExecTap
-	var messages *controlTap // once the agent's messages pass
+	var messages *controlTap
 	if o.Kind == kindExec && r.tap != nil {
-		var end func()
-		if first, tap, end, err = r.request(k, first, st); err != nil {
+		if first, messages, err = r.request(k, first, st); err != nil {
 			return
 		}
-		defer end()
-		if tap != nil {
-			defer func() { // whatever becomes of the stream
-				if messages != nil {
-					tap.Ended(messages.exit)
-				} else {
-					tap.Ended(nil)
-				}
-			}()
+		if messages != nil {
+			defer r.ended(k, messages) // whatever becomes of the stream
 		}
 	}
 	up, err := r.c.openRaw(first)
@@ -151,8 +154,15 @@ func (r *relay) stream(st *yamux.Stream) {
 		return
 	}
 	defer r.drop(up)
-	sink := r.sink(k, o.Kind, st, tap)
-	messages, _ = sink.(*controlTap)
+	var sink io.Writer = chunkWriter{st}
+	switch {
+	case messages != nil:
+		messages.w, sink = sink, messages
+	case r.tap != nil && (o.Kind == kindStdout || o.Kind == kindStderr):
+		out := &outputTap{w: sink, r: r, k: k, stderr: o.Kind == kindStderr}
+		defer out.end()
+		sink = out
+	}
 	r.pass(st, up, sink, o.Kind == kindStdin)
 }
 
@@ -218,64 +228,70 @@ func copyStream(w io.Writer, r io.Reader) (int64, error) {
 }
 
 // number is the number on the agent's connection of what has k's on this one: two processes count alike.
+// forget must follow.
 func (r *relay) number(k meetKey) uint32 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.numbers[k]
-	if n == 0 {
+	if n == nil {
 		r.c.mu.Lock()
-		n = r.c.countAttach()
+		n = &number{n: r.c.countAttach()}
 		r.c.mu.Unlock()
 		r.numbers[k] = n
 	}
-	return n
+	n.streams++
+	return n.n
 }
 
 func (r *relay) forget(k meetKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.numbers, k)
+	if n := r.numbers[k]; n.streams > 1 {
+		n.streams--
+	} else {
+		delete(r.numbers, k)
+	}
 }
 
 // request reads the request of an exec, tells the tap and appends it to first.
-func (r *relay) request(k meetKey, first []byte, st *yamux.Stream) (out []byte, tap ExecTap, end func(), err error) {
-	body, err := readRawFrame(st, maxFrame)
+// nil = the exec is of no interest.
+func (r *relay) request(k meetKey, first []byte, st *yamux.Stream) ([]byte, *controlTap, error) {
+	body, err := readBody(st, maxFrame)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	out = append(first, body...)
+	first = append(binary.BigEndian.AppendUint32(first, uint32(len(body))), body...)
 	var req Request
-	if err := decodeFrame(body[4:], decModeHost, &req); err != nil {
-		return nil, nil, nil, err
+	if err := decodeFrame(body, decModeHost, &req); err != nil {
+		return nil, nil, err
 	}
-	if tap = r.tap.Exec(&req); tap == nil {
-		return out, nil, func() {}, nil
+	tap := r.tap.Exec(&req)
+	if tap == nil {
+		return first, nil, nil
 	}
 	r.mu.Lock()
-	_, twice := r.taps[k]
-	if !twice {
-		r.taps[k] = tap
+	defer r.mu.Unlock()
+	t := &controlTap{tap: tap}
+	if r.taps[k] == nil { // else the agent refuses this one
+		t.exec = &tapped{tap: tap, begun: make(chan struct{})}
+		r.taps[k] = t.exec
 	}
-	r.mu.Unlock()
-	return out, tap, func() {
-		if !twice { // the agent refuses the second one
-			r.mu.Lock()
-			delete(r.taps, k)
-			r.mu.Unlock()
-		}
-	}, nil
+	return first, t, nil
 }
 
-// sink is where the agent's bytes of a stream go.
-func (r *relay) sink(k meetKey, kind streamKind, st *yamux.Stream, tap ExecTap) io.Writer {
-	w := chunkWriter{st}
-	switch {
-	case tap != nil:
-		return &controlTap{w: w, tap: tap}
-	case r.tap != nil && (kind == kindStdout || kind == kindStderr):
-		return &outputTap{w: w, r: r, k: k, stderr: kind == kindStderr}
+// ended tells the tap of an exec's end, after the last of its output. The
+// messages may come to their end before: they have a stream of their own.
+func (r *relay) ended(k meetKey, t *controlTap) {
+	if t.exec != nil {
+		r.mu.Lock()
+		delete(r.taps, k)
+		r.mu.Unlock()
+		if !isClosed(t.exec.begun) {
+			close(t.exec.begun)
+		}
+		t.exec.outputs.Wait()
 	}
-	return w
+	t.tap.Ended(t.exit)
 }
 
 // outputTap shows an output stream to the exec's tap.
@@ -284,23 +300,38 @@ type outputTap struct {
 	r      *relay
 	k      meetKey
 	stderr bool
+	exec   *tapped // once there was output; nil = none, as for an attachment
 }
 
 func (t *outputTap) Write(p []byte) (int, error) {
-	t.r.mu.Lock()
-	tap := t.r.taps[t.k] // none for an attachment
-	t.r.mu.Unlock()
-	if tap != nil {
-		tap.Output(t.stderr, p)
+	if t.exec == nil {
+		t.r.mu.Lock()
+		if t.exec = t.r.taps[t.k]; t.exec != nil {
+			t.exec.outputs.Add(1)
+		}
+		t.r.mu.Unlock()
+	}
+	if t.exec != nil {
+		<-t.exec.begun // the two streams are copied by two goroutines
+		if t.exec.started {
+			t.exec.tap.Output(t.stderr, p)
+		}
 	}
 	return t.w.Write(p)
+}
+
+func (t *outputTap) end() {
+	if t.exec != nil {
+		t.exec.outputs.Done()
+	}
 }
 
 // controlTap reads along in the agent's messages to an exec.
 type controlTap struct {
 	w    io.Writer
 	tap  ExecTap
-	buf  []byte // the start of an incomplete message
+	exec *tapped // nil for the second exec of one key
+	buf  []byte  // the start of an incomplete message
 	exit *Exit
 	over bool
 }
@@ -335,29 +366,15 @@ func (t *controlTap) read() {
 
 func (t *controlTap) message(m *agentMsg) {
 	switch {
-	case m.Started != nil:
+	case m.Started != nil && (t.exec == nil || !isClosed(t.exec.begun)):
 		t.tap.Started(m.Started.PID)
+		if t.exec != nil {
+			t.exec.started = true
+			close(t.exec.begun)
+		}
 	case m.Exited != nil && m.Exited.valid():
 		t.exit = m.Exited.exit()
 	case m.Drained != nil && t.exit != nil:
-		d := m.Drained
-		t.exit.Stdin, t.exit.Stdout, t.exit.Stderr, t.exit.Orphaned = d.Stdin, d.Stdout, d.Stderr, d.Orphaned
+		m.Drained.complete(t.exit)
 	}
-}
-
-// readRawFrame reads one message with its length.
-func readRawFrame(r io.Reader, max int) ([]byte, error) {
-	var h [4]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
-		return nil, err
-	}
-	n := binary.BigEndian.Uint32(h[:])
-	if n == 0 || uint64(n) > uint64(max) {
-		return nil, fmt.Errorf("%w: %d bytes, limit %d", errFrameSize, n, max)
-	}
-	b, err := readGrowing(r, int(n))
-	if err != nil {
-		return nil, err
-	}
-	return append(h[:], b...), nil
 }

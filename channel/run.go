@@ -168,6 +168,7 @@ func (p *Process) control() error {
 			return p.violation("message with several parts or none")
 		}
 		over, err := p.handle(&m)
+		p.tellGaps()
 		if over || err != nil {
 			return err
 		}
@@ -243,8 +244,7 @@ func (p *Process) handle(m *agentMsg) (over bool, err error) {
 		if p.exit == nil {
 			return false, p.violation("totals before the exit record")
 		}
-		p.exit.Stdin, p.exit.Stdout, p.exit.Stderr = m.Drained.Stdin, m.Drained.Stdout, m.Drained.Stderr
-		p.exit.Orphaned = m.Drained.Orphaned
+		m.Drained.complete(p.exit)
 		return true, nil
 	}
 	return false, nil
@@ -286,6 +286,11 @@ func (m *exitedMsg) exit() *Exit {
 		Code: m.Code, Signal: Signal(m.Signal), Core: m.Core, OOM: m.OOM, TimedOut: m.TimedOut,
 		Wall: time.Duration(m.Wall), Usage: m.Usage,
 	}
+}
+
+// complete adds the totals to the exit record.
+func (m *drainedMsg) complete(e *Exit) {
+	e.Stdin, e.Stdout, e.Stderr, e.Orphaned = m.Stdin, m.Stdout, m.Stderr, m.Orphaned
 }
 
 // verify compares the totals with what arrived.

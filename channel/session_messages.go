@@ -114,8 +114,8 @@ func (m *sessionMsg) info() SessionInfo {
 	}
 	if m.Exit != nil {
 		s.Exit = m.Exit.exit()
-		if t := m.Totals; t != nil {
-			s.Exit.Stdin, s.Exit.Stdout, s.Exit.Stderr, s.Exit.Orphaned = t.Stdin, t.Stdout, t.Stderr, t.Orphaned
+		if m.Totals != nil {
+			m.Totals.complete(s.Exit)
 		}
 	}
 	return s

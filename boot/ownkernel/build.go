@@ -164,7 +164,7 @@ func (b *build) run(ctx context.Context) (*Result, error) {
 	if err := writeInfo(out, info{b.optionsKey, source, start.UTC().Format(time.RFC3339), int(took.Seconds())}); err != nil {
 		return nil, &Error{Op: "store", Err: err}
 	}
-	if err := os.RemoveAll(dir); err == nil {
+	if err = os.RemoveAll(dir); err == nil {
 		err = os.Rename(out, dir)
 	}
 	if err != nil {
