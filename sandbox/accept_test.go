@@ -202,9 +202,7 @@ func acceptOrphan(t *testing.T, sb *Sandbox) {
 }
 
 func acceptKillTree(t *testing.T, sb *Sandbox) {
-	if !ownsCgroups(sb) {
-		t.Skip("the agent has no control groups here, and kills a process group only: run it in a guest")
-	}
+	needCgroups(t, sb)
 	path, ctx := install(t, sb, "deaf"), testContext(t)
 	h, err := sb.ExecStream(ctx, path, nil)
 	if err != nil {
@@ -222,6 +220,18 @@ func acceptKillTree(t *testing.T, sb *Sandbox) {
 		t.Fatal(err)
 	}
 	waitUntil(t, "nobody runs", func() bool { return running(t, sb, path) == 0 })
+}
+
+// needCgroups skips the test where the agent is this process and has no control groups. A guest's always has.
+func needCgroups(t *testing.T, sb *Sandbox) {
+	t.Helper()
+	if ownsCgroups(sb) {
+		return
+	}
+	if _, guest := sb.host.(*machine); guest {
+		t.Fatal("the guest's agent has no control groups")
+	}
+	t.Skip("the agent has no control groups here, and kills a process group only: run it in a guest")
 }
 
 // ownsCgroups says whether the agent puts commands into control groups.
@@ -404,6 +414,9 @@ func acceptNoZombies(t *testing.T, sb *Sandbox) {
 	close(jobs)
 	wg.Wait()
 	if res, err := sb.Exec(ctx, "cat", []string{"/proc/1/comm"}); err != nil || strings.TrimSpace(res.Stdout()) != "init" {
+		if _, guest := sb.host.(*machine); guest {
+			t.Fatalf("process 1 of the guest: %q, %v", res.Stdout(), err)
+		}
 		return // the orphans were not this agent's to reap
 	}
 	waitUntil(t, "no zombie", func() bool {

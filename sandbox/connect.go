@@ -33,6 +33,10 @@ const ReasonHolder Reason = "holder lost"
 //
 // Errors: ErrNotRunning, fs.ErrPermission, ctx's.
 func ConnectSocket(ctx context.Context, path string) (*Sandbox, error) {
+	cfg, err := resolve(nil)
+	if err != nil {
+		return nil, err
+	}
 	r := &remote{path: path, life: newLife()}
 	reply, conn, err := r.ask(ctx, opInfo)
 	if err != nil {
@@ -49,10 +53,6 @@ func ConnectSocket(ctx context.Context, path string) (*Sandbox, error) {
 	_, execConn, err := r.ask(ctx, opExec)
 	if err != nil {
 		waitConn.Close()
-		return nil, err
-	}
-	cfg, err := resolve(nil)
-	if err != nil {
 		return nil, err
 	}
 	client, err := channel.NewClient(ctx, execConn, channel.Config{})

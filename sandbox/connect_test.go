@@ -175,9 +175,14 @@ func TestEndOfTheSandboxReachesThoseConnected(t *testing.T) {
 }
 
 func TestLostHolderIsAnErrorAtOnce(t *testing.T) {
-	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	dir, err := os.MkdirTemp("", "hutch") // a socket's path is short
 	if err != nil {
-		t.Skip(err) // the path is too long here
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	sb := agentSandbox(t)
 	var conns []net.Conn

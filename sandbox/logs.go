@@ -23,7 +23,8 @@ var ErrNoLog = errors.New("sandbox: nothing to read logs from: give WithLogs an 
 //
 // Of the commands that other processes run through Serve it logs what those processes read.
 //
-// A sink's error is reported to WithLogger's logger, and touches no command; a slow sink slows the commands down, each by itself.
+// A sink's error is reported to WithLogger's logger, and touches no command; a slow sink slows the commands down, each by itself, and one that
+// never returns holds Close as well.
 func WithLogs(sinks ...execlog.Sink) Option {
 	return func(c *config) { c.logs = append(c.logs, sinks...) }
 }
@@ -165,9 +166,10 @@ func (s *sessionLog) write(stderr bool, p []byte) {
 
 // Ended implements channel.ExecTap. It comes after the last Output.
 func (s *sessionLog) Ended(e *channel.Exit) {
-	s.once.Do(func() { close(s.begun) })
-	if !s.follow {
-		s.ended(e, errors.New("its end is not known"))
+	refused := false
+	s.once.Do(func() { close(s.begun); refused = true })
+	if !s.follow || refused {
+		s.ended(e, errors.New("its end is not known, or it was not started"))
 	}
 }
 

@@ -81,13 +81,29 @@ func (h *ExecHandle) Detach() error {
 // are where WithCursor goes on without loss or repetition.
 func (h *ExecHandle) Cursors() (stdout, stderr int64) { return h.proc.p.Cursors() }
 
-// gap queues a Gap event.
+// maxQueuedGaps bounds the Gap events that wait for a receiver: a guest can make any number of them.
+const maxQueuedGaps = 256
+
+// Skipped returns how many bytes of each stream were left out because the guest does not keep them any more (WithGaps).
+func (h *ExecHandle) Skipped() (stdout, stderr int64) { return h.proc.p.Skipped() }
+
+// gap queues a Gap event. One that continues the last event is added to it, and so is any beyond maxQueuedGaps to the last of its stream, which
+// then spans bytes that did arrive; Skipped counts exactly.
 func (h *ExecHandle) gap(g channel.GapError) {
 	h.mu.Lock()
+	if h.gaps >= maxQueuedGaps {
+		for i := len(h.queue) - 1; i >= 0; i-- {
+			if q := h.queue[i].Gap; q != nil && q.Stream == g.Stream {
+				h.queue[i].Gap = &GapError{Stream: g.Stream, Want: q.Want, Have: g.Have}
+				h.mu.Unlock()
+				return
+			}
+		}
+	}
 	if n := len(h.queue); n > 0 && h.queue[n-1].Gap != nil && h.queue[n-1].Gap.Stream == g.Stream && h.queue[n-1].Gap.Have == g.Want {
-		merged := GapError{Stream: g.Stream, Want: h.queue[n-1].Gap.Want, Have: g.Have} // what a receiver has is not changed
-		h.queue[n-1].Gap = &merged
+		h.queue[n-1].Gap = &GapError{Stream: g.Stream, Want: h.queue[n-1].Gap.Want, Have: g.Have}
 	} else if !h.ended && !h.closed {
+		h.gaps++
 		h.queue = append(h.queue, queuedEvent{ExecEvent: ExecEvent{Kind: ExecEventGap, Gap: &g}})
 	}
 	h.mu.Unlock()

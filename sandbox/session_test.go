@@ -369,3 +369,29 @@ func TestStartSessionThatIsCancelledLeavesNothing(t *testing.T) {
 		return err == nil && !slices.ContainsFunc(list, func(i SessionInfo) bool { return i.Running })
 	})
 }
+
+// A guest can report any number of gaps to a follower that does not read.
+func TestGapsThatNobodyReceivesAreBounded(t *testing.T) {
+	h := &ExecHandle{ready: make(chan struct{}, 1)}
+	for i := range int64(100_000) {
+		h.gap(GapError{Stream: []string{"stdout", "stderr"}[i%2], Want: 10 * i, Have: 10*i + 5})
+	}
+	if len(h.queue) != maxQueuedGaps {
+		t.Fatalf("%d events are queued", len(h.queue))
+	}
+	for n := int64(0); n < maxQueuedGaps; n++ {
+		ev, ok, err := h.next()
+		have := 10*n + 5
+		if n >= maxQueuedGaps-2 { // the last of each stream has the rest
+			have = 999_995 - 10*(maxQueuedGaps-1-n)
+		}
+		if !ok || err != nil || ev.Gap.Want != 10*n || ev.Gap.Have != have {
+			t.Fatalf("event %d: %+v, %v", n, ev.Gap, err)
+		}
+	}
+	h.gap(GapError{Stream: "stdout", Want: 1, Have: 2})
+	h.gap(GapError{Stream: "stdout", Want: 2, Have: 3})
+	if ev, ok, err := h.next(); !ok || err != nil || *ev.Gap != (GapError{Stream: "stdout", Want: 1, Have: 3}) || len(h.queue) != 0 || h.gaps != 0 {
+		t.Errorf("%+v, %v, %d left", ev.Gap, err, len(h.queue))
+	}
+}

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"encoding/json"
 	"strconv"
 	"syscall"
 	"time"
@@ -16,6 +17,21 @@ type ProcessState struct {
 	pid   int
 	exit  channel.Exit
 	total Totals
+}
+
+// MarshalJSON returns the exit code, the signal's number, what String says, and the rest in nanoseconds and bytes.
+func (p *ProcessState) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		ExitCode   int
+		Signal     int  `json:",omitempty"`
+		CoreDump   bool `json:",omitempty"`
+		OOMKilled  bool `json:",omitempty"`
+		Text       string
+		WallTime   time.Duration
+		UserTime   time.Duration
+		SystemTime time.Duration
+		Totals     Totals
+	}{p.ExitCode(), int(p.exit.Signal), p.exit.Core, p.exit.OOM, p.String(), p.exit.Wall, p.exit.Usage.User, p.exit.Usage.System, p.total})
 }
 
 func newProcessState(pid int, e *channel.Exit) *ProcessState {

@@ -66,6 +66,7 @@ type ExecHandle struct {
 
 	mu       sync.Mutex // guards what follows
 	queue    []queuedEvent
+	gaps     int  // Gap events in queue
 	ended    bool // Done was queued
 	closed   bool
 	taken    bool // TakeStdin was called
@@ -264,6 +265,9 @@ func (h *ExecHandle) next() (ev ExecEvent, ok bool, err error) {
 		q := h.queue[0]
 		h.queue[0] = queuedEvent{}
 		h.queue = h.queue[1:]
+		if q.Gap != nil {
+			h.gaps--
+		}
 		if q.received != nil {
 			close(q.received)
 		}

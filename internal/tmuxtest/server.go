@@ -51,7 +51,11 @@ func Start(t testing.TB, opts Options, name string, args ...string) *Pane {
 		if os.Getenv("HUTCH_REQUIRE_KVM") == "1" {
 			t.Fatal(err)
 		}
-		t.Skipf("%v; go run ./internal/tmuxtest/fetch fetches it", err)
+		const fix = "go run ./internal/tmuxtest/fetch fetches it"
+		if os.Getenv("HUTCH_REQUIRE_KVM") == "1" {
+			t.Fatalf("%v; %s", err, fix)
+		}
+		t.Skipf("%v; %s", err, fix)
 	}
 	dir, err := os.MkdirTemp("", "tmux-") // t.TempDir's path may be too long for a socket
 	if err != nil {
