@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -72,8 +73,11 @@ func attach(f *attachFlags, args []string) error {
 	if errors.Is(err, sandbox.ErrStdinBusy) {
 		return fmt.Errorf("%w (--takeover takes it, --read-only looks on)", err)
 	}
-	return detached(args[0], f.attached(ctx, info.ID, code, err))
+	return detached(args[0], f.attached(ctx, clean(info.ID), code, err))
 }
+
+// plainID is an ID that can be shown and pasted. The guest names its sessions, and may be hostile; who gives one another ID names it.
+var plainID = regexp.MustCompile(`^[A-Za-z0-9._:@-]{1,128}$`)
 
 // findSession finds the session that the words name: the one of that ID, or the newest that runs on a terminal.
 func findSession(ctx context.Context, sb *sandbox.Sandbox, args []string) (*sandbox.SessionInfo, error) {
@@ -89,7 +93,7 @@ func findSession(ctx context.Context, sb *sandbox.Sandbox, args []string) (*sand
 		return nil, err
 	}
 	for i := len(list) - 1; i >= 0; i-- {
-		if list[i].TTY && list[i].Running {
+		if list[i].TTY && list[i].Running && plainID.MatchString(list[i].ID) {
 			return &list[i], nil
 		}
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -15,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/hutchvm/hutch/sandbox"
@@ -80,7 +80,7 @@ func create(c *cobra.Command, f *createFlags, name string) error {
 	}
 	defer r.Close()
 	var flags []string
-	c.Flags().Visit(func(fl *pflagFlag) { flags = append(flags, flagArgs(fl)...) })
+	c.Flags().Visit(func(fl *pflag.Flag) { flags = append(flags, flagArgs(fl)...) })
 	given, err := json.Marshal(flags)
 	if err != nil {
 		return err
@@ -98,10 +98,10 @@ func create(c *cobra.Command, f *createFlags, name string) error {
 	ctx, stop := endedBy(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	defer context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })()
-	for lines := bufio.NewScanner(r); lines.Scan(); {
+	for dec := json.NewDecoder(r); ; {
 		var st holdStatus
-		if err := json.Unmarshal(lines.Bytes(), &st); err != nil {
-			return fmt.Errorf("the holder says %q: %w", lines.Text(), err)
+		if dec.Decode(&st) != nil { // it ended, or died in the middle of a line
+			break
 		}
 		switch {
 		case st.Ready:
@@ -114,6 +114,7 @@ func create(c *cobra.Command, f *createFlags, name string) error {
 			fmt.Fprintln(os.Stderr, "hutch:", st.Step)
 		}
 	}
+	r.Close()
 	err = cmd.Wait()
 	if code, ended := endingSignal(ctx); ended {
 		return code
@@ -157,11 +158,10 @@ func hold(f *createFlags, name string) error {
 	if err == nil {
 		err = holdSandbox(ctx, f, name, report, status)
 	}
-	if err != nil {
-		_ = report.Encode(holdStatus{Error: explainBoot(err).Error()}) // it fails when create has gone, which has seen it ready
-		return err
+	if err != nil && report.Encode(holdStatus{Error: explainBoot(err).Error()}) == nil {
+		return exitCode(exitFailed) // create says it
 	}
-	return nil
+	return err // create has gone: it is for holder.log
 }
 
 func holdSandbox(ctx context.Context, f *createFlags, name string, report *json.Encoder, status io.Closer) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -21,6 +22,9 @@ exits with 1 when something fails.`,
 		Example: "  hutch doctor\n  hutch doctor -k linux-image-cloud-amd64 -m 2G\n  hutch doctor --json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if f.console != "" {
+				return errors.New("--console: doctor boots no guest that could write to it; leave it out")
+			}
 			opts, cleanup, err := f.options()
 			if err != nil {
 				return err

@@ -29,12 +29,15 @@ command runs on a terminal; the detach keys (ctrl-]) leave it running, and hutch
 may stand before or after NAME; write -- before CMD.`,
 		Example: `  hutch exec worker -- sh -c "ls -la /tmp && echo done"
   hutch exec -w /tmp -e GREETING=hi --timeout 30s --rlimit nofile=1024 worker -- env
-  tar c . | hutch exec worker -- tar x -C /tmp
+  tar c . | hutch exec worker -- sh -c 'cat >/tmp/all.tar'
   hutch exec -t worker`,
 		Args: func(c *cobra.Command, args []string) error { return oneName(c, args[:nameArgs(c, args)]) },
 		RunE: func(c *cobra.Command, args []string) error { return execIn(f, args[0], args[1:]) },
 	}
 	f.register(c)
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return fmt.Errorf("%w (write -- before the command when it has flags; hutch exec --help lists hutch's)", err)
+	})
 	fl := c.Flags()
 	fl.BoolVarP(&f.tty, "tty", "t", false, "run the command on a terminal; the default for a shell")
 	fl.BoolVar(&f.noTTY, "no-tty", false, "run the command with pipes")
@@ -54,6 +57,9 @@ func nameArgs(c *cobra.Command, args []string) int {
 func execIn(f *execFlags, name string, args []string) error {
 	if err := f.check(); err != nil {
 		return err
+	}
+	if f.tty && f.noTTY {
+		return errors.New("exec: -t and --no-tty exclude each other")
 	}
 	tty := f.tty || len(args) == 0 && !f.noTTY && onTerminal()
 	if len(args) == 0 && !tty {

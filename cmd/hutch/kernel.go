@@ -2,8 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -41,12 +39,7 @@ func newKernelFetch() *cobra.Command {
 		Use:     "fetch PACKAGE",
 		Short:   "Fetch a kernel package with the distribution's client, without installing it",
 		Example: "  hutch kernel fetch linux-image-cloud-amd64\n  hutch run -k linux-image-cloud-amd64 -- uname -r",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return fmt.Errorf("kernel fetch: give the name of one package, such as linux-image-cloud-amd64; got %d arguments", len(args))
-			}
-			return nil
-		},
+		Args:    one("the name of one package, such as linux-image-cloud-amd64"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := boot.Fetch(cmd.Context(), args[0], toStderr)
 			if err != nil {
@@ -69,15 +62,24 @@ func newKernelList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "NAME\tRELEASE\tPATH")
+			rows := [][]string{{"NAME", "RELEASE", "PATH"}}
 			for _, k := range kernels {
-				fmt.Fprintf(w, "%s\t%s\t%s\n", k.Name, k.Release, k.Path)
+				rows = append(rows, []string{k.Name, k.Release, k.Path})
 				for _, alias := range k.Aliases {
-					fmt.Fprintf(w, "%s\t%s\t\n", alias, k.Release)
+					rows = append(rows, []string{alias, k.Release, ""})
 				}
 			}
-			return w.Flush()
+			return table(rows)
 		},
+	}
+}
+
+// one wants one argument, which is what.
+func one(what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("kernel %s: give %s; got %d arguments", c.Name(), what, len(args))
+		}
+		return nil
 	}
 }

@@ -134,12 +134,7 @@ func newKernelImport() *cobra.Command {
 		Use:     "import FILE",
 		Short:   "Put the kernel of a .deb file into the cache",
 		Example: "  hutch kernel import linux-image-6.12.0-cloud-amd64_6.12.1-1_amd64.deb",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return fmt.Errorf("kernel import: give one .deb file; got %d arguments", len(args))
-			}
-			return nil
-		},
+		Args:    one("one .deb file"),
 		RunE: func(c *cobra.Command, args []string) error {
 			k, err := boot.Import(c.Context(), args[0])
 			if err != nil {

@@ -89,6 +89,9 @@ func (f *logFlags) query() (execlog.Query, error) {
 	return q, nil
 }
 
+// followGrace is how long the log is still read after the sandbox has gone without an entry that says so.
+const followGrace = 2 * time.Second
+
 func printLogs(f *logFlags, name string) error {
 	q, err := f.query()
 	if err != nil {
@@ -100,7 +103,7 @@ func printLogs(f *logFlags, name string) error {
 	}
 	ctx, stop := endedBy(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if f.follow && rec.Running { // the end of the sandbox ends it
+	if f.follow && rec.Running {
 		sb, err := sandbox.Connect(ctx, name)
 		if err != nil {
 			return err
@@ -109,13 +112,20 @@ func printLogs(f *logFlags, name string) error {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
 		defer cancel()
+		// The log's last entry ends it. A holder that was killed writes none: what it has written is read soon.
 		go func() {
-			<-sb.Done()
-			time.Sleep(300 * time.Millisecond) // the log's last lines are read before
-			cancel()
+			select {
+			case <-sb.Done():
+				time.AfterFunc(followGrace, cancel)
+			case <-ctx.Done():
+			}
 		}()
 	}
 	q.Follow = f.follow && rec.Running
+	wanted := q.Sources
+	if q.Follow && len(wanted) > 0 {
+		q.Sources = append(slices.Clone(wanted), execlog.System) // to see the end
+	}
 	for e, err := range execlog.Read(ctx, rec.Log, q) {
 		var corrupt *execlog.CorruptError
 		switch {
@@ -123,10 +133,13 @@ func printLogs(f *logFlags, name string) error {
 			fmt.Fprintln(os.Stderr, "hutch:", err)
 		case err != nil:
 			return err
-		default:
+		case len(wanted) == 0 || slices.Contains(wanted, e.Source):
 			if err := f.print(&e); err != nil {
 				return err
 			}
+		}
+		if q.Follow && e.Event != nil && e.Event.Kind == execlog.SandboxStop {
+			return nil
 		}
 	}
 	if code, ended := endingSignal(ctx); ended {

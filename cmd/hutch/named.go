@@ -17,8 +17,6 @@ import (
 	"github.com/hutchvm/hutch/sandbox"
 )
 
-type pflagFlag = pflag.Flag
-
 // flagArgs is a flag as it was given, for another command line.
 func flagArgs(f *pflag.Flag) []string {
 	if s, ok := f.Value.(pflag.SliceValue); ok {
