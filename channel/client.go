@@ -59,6 +59,11 @@ type Client struct {
 	done  chan struct{} // closed when the connection is over
 	wg    sync.WaitGroup
 
+	// opening holds a token for each exec whose streams are being opened: of a
+	// thousand at once, all control streams would go before all data streams,
+	// and the agent waits for those of one exec for a bounded time only.
+	opening chan struct{}
+
 	mu        sync.Mutex
 	sessions  map[sessionKey]*Process
 	attaches  uint32               // execs and attachments so far
@@ -66,6 +71,9 @@ type Client struct {
 	sweeper   *time.Timer
 	err       error // why the connection ended; set before done is closed
 }
+
+// maxOpening is how many execs open their streams at once.
+const maxOpening = 32
 
 // lingerTime is how long a guest may take to close a finished stream.
 const lingerTime = 5 * time.Second
@@ -83,7 +91,7 @@ func NewClient(ctx context.Context, conn net.Conn, cfg Config) (*Client, error) 
 		return nil, err
 	}
 	c := &Client{
-		cfg: cfg, hello: *hello, done: make(chan struct{}),
+		cfg: cfg, hello: *hello, done: make(chan struct{}), opening: make(chan struct{}, maxOpening),
 		sessions: make(map[sessionKey]*Process), lingering: make(map[uint32]time.Time),
 	}
 	c.guard = newGuard(conn)

@@ -50,7 +50,15 @@ func (p *Process) run(frames map[streamKind][]byte) {
 
 // work opens the streams, copies and reads the control stream to its end.
 func (p *Process) work(frames map[streamKind][]byte) error {
+	select {
+	case p.c.opening <- struct{}{}:
+	case <-p.abandon:
+		return ErrExecLost
+	case <-p.c.done:
+		return p.c.lostErr()
+	}
 	streams, err := p.open(frames)
+	<-p.c.opening
 	if err != nil {
 		p.reset(streams)
 		return err

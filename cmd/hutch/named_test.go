@@ -195,7 +195,7 @@ func TestCreateThatFailsLeavesNothing(t *testing.T) {
 	if o := hutch(t, "", "ls", "--json"); strings.TrimSpace(o.stdout) != "[]" {
 		t.Errorf("ls: %+v", o)
 	}
-	for _, args := range [][]string{{"create"}, {"create", "a b"}, {"create", "-m", "lots", "x"}, {"exec", "../x", "--", "true"}, {"rm", "nobody"}, {"logs", "nobody"}, {"inspect", "nobody"}, {"stop", "nobody"}, {"hold", "x"}} {
+	for _, args := range [][]string{{"create", "--console", "-", "x"}, {"exec", "-t", "--no-tty", "x", "--", "true"}, {"exec", "x", "uname", "-a"}, {"create"}, {"create", "a b"}, {"create", "-m", "lots", "x"}, {"exec", "../x", "--", "true"}, {"rm", "nobody"}, {"logs", "nobody"}, {"inspect", "nobody"}, {"stop", "nobody"}, {"hold", "x"}} {
 		if o := hutch(t, "", args...); o.code != exitFailed || o.stderr == "" || o.stdout != "" {
 			t.Errorf("%q: %+v", args, o)
 		}
@@ -209,4 +209,19 @@ func TestLogFlagsAreChecked(t *testing.T) {
 			t.Errorf("%q: %+v", args, o)
 		}
 	}
+}
+
+func TestDefaultsOfCreateHoldForEveryCommand(t *testing.T) {
+	needKVM(t)
+	ownDirs(t)
+	want(t, hutch(t, "", "create", "--timeout", "3s", "--rlimit", "nofile=777", "-w", "/tmp", "--boot-timeout", "4m", "defaults"), "defaults\n", 0)
+	t.Cleanup(func() { hutch(t, "", "rm", "-f", "defaults") })
+	want(t, hutch(t, "", "exec", "defaults", "--", "sh", "-c", "pwd; ulimit -n"), "/tmp\n777\n", 0)
+	want(t, hutch(t, "", "exec", "-w", "/", "--rlimit", "nofile=66", "defaults", "--", "sh", "-c", "pwd; ulimit -n"), "/\n66\n", 0)
+	want(t, hutch(t, "", "exec", "defaults", "--", "sleep", "1000"), "", exitTimeout)
+	if o := hutch(t, "", "create", "defaults"); strings.Count(o.stderr, "hutch: ") != 1 || o.code != exitFailed {
+		t.Errorf("an error is said once: %+v", o)
+	}
+	want(t, hutch(t, "", "stop", "defaults"), "", 0)
+	want(t, hutch(t, "", "rm", "defaults"), "", 0) // stop has waited for the holder
 }
