@@ -62,8 +62,7 @@ type attachment struct {
 	term   string // TERM of the caller's terminal
 	open   func() (*terminal, error)
 
-	session bool // it comes back to a session, and starts no command
-	view    sessionView
+	view sessionView // of Session.Attach
 }
 
 // An AttachOption changes one setting of AttachWith.

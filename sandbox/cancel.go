@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/hutchvm/hutch/channel"
 )
@@ -41,16 +40,8 @@ func (c *Cmd) watchContext(p *channel.Process) {
 	case !errors.Is(err, os.ErrProcessDone):
 		cn.err = fmt.Errorf("sandbox: cancelling the command: %w", err)
 	}
-	delay := c.WaitDelay
-	if delay == 0 {
-		delay = DefaultWaitDelay
-	}
-	var over <-chan time.Time
-	if delay > 0 {
-		t := time.NewTimer(delay)
-		defer t.Stop()
-		over = t.C
-	}
+	over, stop := afterWaitDelay(c.WaitDelay)
+	defer stop()
 	select {
 	case <-p.Exited():
 	case <-p.Done():

@@ -165,3 +165,20 @@ func TestDefaultsOfOneCommandAloneAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestCancelFindsTheProcessHoweverSoonItIsCalled(t *testing.T) {
+	sb := agentSandbox(t)
+	for range 100 {
+		ctx, cancel := context.WithCancel(testContext(t))
+		c := sb.Command(ctx, "sleep", "1000")
+		c.Cancel = func() error { return c.Process.Kill() }
+		go cancel()
+		err := c.Run()
+		if c.Process == nil && !errors.Is(err, context.Canceled) {
+			t.Fatalf("not started: %v", err)
+		}
+		if ee := (*ExitError)(nil); c.Process != nil && (!errors.As(err, &ee) || ee.Signal() != syscall.SIGKILL) {
+			t.Fatalf("started, and Wait = %v", err)
+		}
+	}
+}

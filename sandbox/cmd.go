@@ -166,6 +166,9 @@ func (c *Cmd) Start() error {
 	}
 	c.proc = proc
 	c.Process = &Process{Pid: proc.p.PID(), proc: proc}
+	if c.Cancel != nil {
+		go c.watchContext(proc.p) // it may use Process
+	}
 	return nil
 }
 

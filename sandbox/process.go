@@ -96,11 +96,7 @@ func (s *Sandbox) start(c *Cmd) (*process, error) {
 		cancel()
 		return nil, s.failure(err)
 	}
-	proc := &process{sb: s, p: p, cancel: cancel, stop: stop, full: func() { _ = p.Kill() }}
-	if c.Cancel != nil {
-		go c.watchContext(p)
-	}
-	return proc, nil
+	return &process{sb: s, p: p, cancel: cancel, stop: stop, full: func() { _ = p.Kill() }}, nil
 }
 
 // startDetachable starts a command that would survive the end of ctx during its start: the agent keeps what it has started, and nobody would know
@@ -167,6 +163,18 @@ func limitTime(parent context.Context, d time.Duration) (ctx context.Context, ca
 // timeoutSlack is how much later than the guest the host enforces a command's timeout.
 const timeoutSlack = time.Second
 
+// afterWaitDelay returns a channel that fires when a Cmd's WaitDelay is over, and what frees its timer; nil for no bound.
+func afterWaitDelay(delay time.Duration) (over <-chan time.Time, stop func() bool) {
+	if delay == 0 {
+		delay = DefaultWaitDelay
+	}
+	if delay < 0 {
+		return nil, func() bool { return false }
+	}
+	t := time.NewTimer(delay)
+	return t.C, t.Stop
+}
+
 // awaitOutput waits until the process has exited and then for its output, at most for delay.
 func (p *process) awaitOutput(delay time.Duration) {
 	select {
@@ -174,15 +182,8 @@ func (p *process) awaitOutput(delay time.Duration) {
 	case <-p.p.Done():
 		return
 	}
-	if delay == 0 {
-		delay = DefaultWaitDelay
-	}
-	var over <-chan time.Time
-	if delay > 0 {
-		t := time.NewTimer(delay)
-		defer t.Stop()
-		over = t.C
-	}
+	over, stop := afterWaitDelay(delay)
+	defer stop()
 	select {
 	case <-p.p.Done():
 	case <-over:

@@ -192,7 +192,7 @@ func (x *Session) attach(ctx context.Context, req channel.AttachRequest, stdio c
 //
 // Errors: those of Sandbox.Attach and of Stream.
 func (x *Session) Attach(ctx context.Context, opts ...AttachOption) (exitCode int, err error) {
-	return x.sb.attach(ctx, "Session.Attach", &attachment{session: true}, opts, func(ctx context.Context, a *attachment) (*ExecHandle, error) {
+	return x.sb.attach(ctx, "Session.Attach", &attachment{}, opts, func(ctx context.Context, a *attachment) (*ExecHandle, error) {
 		if len(a.args) > 0 || len(a.exec) > 0 {
 			return nil, &ConfigError{"Session.Attach", "an option that starts a command", "the session's command runs already; leave it out"}
 		}
