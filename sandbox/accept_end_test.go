@@ -211,22 +211,11 @@ func TestAcceptFiveThousandShellCommandsInAGuest(t *testing.T) {
 		t.Skip("set HUTCH_SOAK=1: it takes minutes in the lab")
 	}
 	sb, ctx := shared.get(t), testContext(t)
-	jobs := make(chan int)
-	var wg sync.WaitGroup
-	for range 64 {
-		wg.Go(func() {
-			for i := range jobs {
-				if res, err := sb.Shell(ctx, "echo hi; exit 5"); err != nil || res.Stdout() != "hi\n" || res.Stderr() != "" || res.ExitCode() != 5 {
-					t.Errorf("command %d: %+v, %v", i, res, err)
-				}
-			}
-		})
-	}
-	for i := range 5000 {
-		jobs <- i
-	}
-	close(jobs)
-	wg.Wait()
+	inParallel(64, 5000, func(i int) {
+		if res, err := sb.Shell(ctx, "echo hi; exit 5"); err != nil || res.Stdout() != "hi\n" || res.Stderr() != "" || res.ExitCode() != 5 {
+			t.Errorf("command %d: %+v, %v", i, res, err)
+		}
+	})
 }
 
 // 1 GiB each way takes minutes in the lab: with HUTCH_SOAK=1.

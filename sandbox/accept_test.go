@@ -73,6 +73,24 @@ func TestAcceptanceInAGuest(t *testing.T) {
 	}
 }
 
+// inParallel calls f with 0 to n-1 from a number of goroutines, and returns when all calls have.
+func inParallel(goroutines, n int, f func(i int)) {
+	jobs := make(chan int)
+	var wg sync.WaitGroup
+	for range goroutines {
+		wg.Go(func() {
+			for i := range jobs {
+				f(i)
+			}
+		})
+	}
+	for i := range n {
+		jobs <- i
+	}
+	close(jobs)
+	wg.Wait()
+}
+
 // soak is how often something is done: n, or full with HUTCH_SOAK=1.
 func soak(n, full int) int {
 	if os.Getenv("HUTCH_SOAK") == "1" {
@@ -161,22 +179,11 @@ func acceptBytes(t *testing.T, sb *Sandbox) {
 
 func acceptShort(t *testing.T, sb *Sandbox) {
 	path, ctx := install(t, sb, "hi"), testContext(t)
-	jobs := make(chan int)
-	var wg sync.WaitGroup
-	for range 64 {
-		wg.Go(func() {
-			for i := range jobs {
-				if res, err := sb.Exec(ctx, path, nil); err != nil || res.Stdout() != "hi\n" || res.Stderr() != "" || res.ExitCode() != 5 {
-					t.Errorf("command %d: %+v, %v", i, res, err)
-				}
-			}
-		})
-	}
-	for i := range soak(1000, 5000) {
-		jobs <- i
-	}
-	close(jobs)
-	wg.Wait()
+	inParallel(64, soak(1000, 5000), func(i int) {
+		if res, err := sb.Exec(ctx, path, nil); err != nil || res.Stdout() != "hi\n" || res.Stderr() != "" || res.ExitCode() != 5 {
+			t.Errorf("command %d: %+v, %v", i, res, err)
+		}
+	})
 }
 
 func acceptOrphan(t *testing.T, sb *Sandbox) {
@@ -397,22 +404,11 @@ func acceptNoZombies(t *testing.T, sb *Sandbox) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	jobs := make(chan int)
-	var wg sync.WaitGroup
-	for range 32 {
-		wg.Go(func() {
-			for range jobs {
-				if res, err := sb.Exec(ctx, path, nil); err != nil || res.Stdout() != "hi\n" || !res.Success() {
-					t.Errorf("%+v, %v", res, err)
-				}
-			}
-		})
-	}
-	for i := range soak(300, 1000) {
-		jobs <- i
-	}
-	close(jobs)
-	wg.Wait()
+	inParallel(32, soak(300, 1000), func(_ int) {
+		if res, err := sb.Exec(ctx, path, nil); err != nil || res.Stdout() != "hi\n" || !res.Success() {
+			t.Errorf("%+v, %v", res, err)
+		}
+	})
 	if res, err := sb.Exec(ctx, "cat", []string{"/proc/1/comm"}); err != nil || strings.TrimSpace(res.Stdout()) != "init" {
 		if _, guest := sb.host.(*machine); guest {
 			t.Fatalf("process 1 of the guest: %q, %v", res.Stdout(), err)

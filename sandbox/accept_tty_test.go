@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 )
@@ -128,22 +127,11 @@ func acceptTTYEndOfFile(t *testing.T, sb *Sandbox) {
 
 func acceptTTYLastLine(t *testing.T, sb *Sandbox) {
 	path, ctx := install(t, sb, "hi"), testContext(t)
-	jobs := make(chan int)
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for i := range jobs {
-				if res, err := sb.Exec(ctx, path, nil, WithExecTTY(24, 80)); err != nil || res.Stdout() != "hi\r\n" || res.ExitCode() != 5 {
-					t.Errorf("run %d: %q, %+v, %v", i, res.Stdout(), res.State(), err)
-				}
-			}
-		})
-	}
-	for i := range soak(300, 1000) {
-		jobs <- i
-	}
-	close(jobs)
-	wg.Wait()
+	inParallel(8, soak(300, 1000), func(i int) {
+		if res, err := sb.Exec(ctx, path, nil, WithExecTTY(24, 80)); err != nil || res.Stdout() != "hi\r\n" || res.ExitCode() != 5 {
+			t.Errorf("run %d: %q, %+v, %v", i, res.Stdout(), res.State(), err)
+		}
+	})
 }
 
 func acceptSlowFollower(t *testing.T, sb *Sandbox) {
