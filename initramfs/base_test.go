@@ -184,6 +184,7 @@ func checkCommands(t *testing.T, img *Image) {
 	}
 	dir := unpackBin(t, img)
 	t.Run("terminal", func(t *testing.T) { checkTerminal(t, dir) })
+	t.Run("typed ahead", func(t *testing.T) { checkTypedAhead(t, dir) })
 	t.Run("usage", func(t *testing.T) { checkUsage(t, dir) })
 	plain := filepath.Join(t.TempDir(), "plain")
 	if err := os.WriteFile(plain, nil, 0o644); err != nil {

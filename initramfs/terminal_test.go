@@ -3,9 +3,11 @@
 package initramfs
 
 import (
+	"io"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,5 +63,45 @@ func checkTerminal(t *testing.T, dir string) {
 	}
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 7 {
 		t.Errorf("the shell ended with %v, want exit status 7", err)
+	}
+}
+
+// checkTypedAhead writes all of a terminal's input before the shell runs, when its line discipline still takes lines.
+func checkTypedAhead(t *testing.T, dir string) {
+	for _, tc := range []struct {
+		name, typed, want string
+		code              int
+	}{
+		{"nothing but the end", "\x04", "ready> ", 0},
+		{"a line and the end", "echo one $((1+1))\n\x04", "one 2\r\n", 0},
+		{"half a line and the end", "echo one $((1+1))\x04\x04", "one 2\r\n", 0},
+		{"a code", "sh -c 'exit 3'\n\x04", "ready> ", 3},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tty, slave, err := pty.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tty.Close()
+			defer slave.Close()
+			if _, err := tty.Write([]byte(tc.typed)); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(filepath.Join(dir, "sh"))
+			cmd.Env = []string{"PATH=" + dir, "PS1=ready> ", "TERM=vt100"}
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			watchdog := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
+			defer watchdog.Stop()
+			slave.Close()
+			shown, _ := io.ReadAll(tty) // a terminal ends with an error
+			_ = cmd.Wait()
+			if code := cmd.ProcessState.ExitCode(); code != tc.code || !strings.Contains(string(shown), tc.want) {
+				t.Errorf("code %d, shown %q; want %d and %q", code, shown, tc.code, tc.want)
+			}
+		})
 	}
 }

@@ -258,12 +258,7 @@ func runTerminal(runner *interp.Runner) int {
 	// There is no job control: a stopped command could not be continued, so stopping is off for the commands too (ignoring is inherited).
 	signal.Ignore(unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
 
-	keys := &keyReader{f: os.Stdin}
-	screen := struct {
-		io.Reader
-		io.Writer
-	}{keys, os.Stdout}
-	editor := &lineEditor{terminal: term.NewTerminal(screen, "")}
+	editor := newLineEditor(os.Stdin, os.Stdout)
 	status := runLines(runner, editor, func(more bool) {
 		editor.terminal.SetPrompt(promptText(runner, more))
 	})
@@ -288,62 +283,6 @@ func promptText(runner *interp.Runner, more bool) string {
 		mark = "# "
 	}
 	return runner.Dir + " " + mark
-}
-
-// lineEditor hands the parser one edited line per Read. The terminal is raw only while a line is edited: commands find it as they expect.
-type lineEditor struct {
-	terminal *term.Terminal
-	rest     string
-}
-
-func (e *lineEditor) Read(p []byte) (int, error) {
-	if e.rest == "" {
-		state, err := term.MakeRaw(0)
-		if err != nil {
-			return 0, err
-		}
-		if w, h, err := term.GetSize(0); err == nil && w > 0 {
-			e.terminal.SetSize(w, max(h, 1))
-		}
-		line, err := e.terminal.ReadLine()
-		term.Restore(0, state)
-		if err != nil && !errors.Is(err, term.ErrPasteIndicator) {
-			return 0, io.EOF
-		}
-		e.rest = line + "\n"
-	}
-	n := copy(p, e.rest)
-	e.rest = e.rest[n:]
-	return n, nil
-}
-
-// keyReader reads one byte at a time, so that what was typed ahead stays for the next command, and turns Ctrl-C into "drop this line".
-type keyReader struct {
-	f       *os.File
-	pending []byte
-}
-
-func (k *keyReader) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	if len(k.pending) == 0 {
-		var b [1]byte
-		if _, err := io.ReadFull(k.f, b[:]); err != nil {
-			return 0, err
-		}
-		switch b[0] {
-		case 0x03: // Ctrl-C: to the end of the line, delete it, take the empty line
-			k.pending = []byte{0x05, 0x15, '\r'}
-		case '\n':
-			k.pending = []byte{'\r'}
-		default:
-			k.pending = b[:]
-		}
-	}
-	p[0] = k.pending[0]
-	k.pending = k.pending[1:]
-	return 1, nil
 }
 
 // oneByteReader never reads ahead of what the parser asks for.
