@@ -353,3 +353,22 @@ func getenv(env []string, key string) string {
 	}
 	return ""
 }
+
+// fitTerminal sets the size for somebody who comes back to a terminal. The kernel tells the foreground programs of a new size only, but they
+// should draw themselves on this screen in any case: the replay may have lost what they drew before.
+func fitTerminal(f *os.File, rows, cols uint16) {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = rc.Control(func(fd uintptr) {
+		old, err := unix.IoctlGetWinsize(int(fd), unix.TIOCGWINSZ)
+		if err == nil && old.Row == rows && old.Col == cols {
+			if group, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); err == nil && group > 1 {
+				_ = unix.Kill(-group, unix.SIGWINCH)
+			}
+			return
+		}
+		_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
+	})
+}

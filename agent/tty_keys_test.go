@@ -129,3 +129,25 @@ func TestTTYLastLineIsNeverLostUnderLoad(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func TestComingBackAtTheSameSizeRedraws(t *testing.T) {
+	connect := longAgent(t, agent.Options{})
+	req := detachable(`trap 'echo "draws $(stty size)"' WINCH; echo ready; while :; do sleep 0.01; done`, "screen")
+	req.TTY = &channel.TTY{Rows: 37, Cols: 91}
+	c := connect()
+	x := newTerminal(t, c, req)
+	x.expect("ready")
+	if err := x.p.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range [][2]uint16{{37, 91}, {37, 91}, {20, 30}} {
+		p, got := attach(t, connect(), "screen", channel.AttachRequest{Rows: size[0], Cols: size[1], FromStdout: -1}, nil)
+		eventually(t, "a screen of the size", func() bool { return strings.Contains(got.String(), fmt.Sprintf("draws %d %d", size[0], size[1])) })
+		if err := p.Detach(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, _ := attach(t, connect(), "screen", channel.AttachRequest{}, nil)
+	_ = p.Kill()
+	_, _ = p.Wait()
+}

@@ -76,7 +76,7 @@ func newWatcher(s *session, x *channel.Exec, req *channel.AttachRequest) (*watch
 		w.in = in
 	}
 	if req.Rows > 0 && req.Cols > 0 && !req.ReadOnly && s.tty != nil {
-		_ = setSize(s.tty, req.Rows, req.Cols)
+		fitTerminal(s.tty, req.Rows, req.Cols)
 	}
 	s.watchers.Add(1)
 	return w, nil
