@@ -33,7 +33,7 @@ func (o *order) Output(_ bool, p []byte) {
 	o.bytes += int64(len(p))
 }
 
-func (o *order) Ended(e *channel.Exit) {
+func (o *order) Ended(*channel.Exit, error) {
 	o.ended <- o.bytes
 	close(o.ended)
 }

@@ -166,9 +166,9 @@ func (r *recorder) Exec(req *channel.Request) channel.ExecTap {
 }
 func (r *recorder) Started(pid int)              { r.add("started %v", pid > 0) }
 func (r *recorder) Output(stderr bool, p []byte) { r.add("output %v %q", stderr, p) }
-func (r *recorder) Ended(e *channel.Exit) {
+func (r *recorder) Ended(e *channel.Exit, err error) {
 	if e == nil {
-		r.add("ended")
+		r.add("ended %v", err)
 	} else {
 		r.add("ended %d %v %d", e.Code, e.Signal, e.Stdout)
 	}
@@ -200,7 +200,7 @@ func TestTapSeesWhatPasses(t *testing.T) {
 		t.Fatal("started")
 	}
 	<-rec.ended
-	if got := strings.Join(rec.lines, "|"); got != `exec s ["no-such-command"]|ended` {
+	if got := strings.Join(rec.lines, "|"); got != `exec s ["no-such-command"]|ended cannot start process: lookup "no-such-command": executable file not found in $PATH of the guest` {
 		t.Errorf("the tap saw %s", got)
 	}
 }

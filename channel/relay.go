@@ -2,8 +2,10 @@ package channel
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -27,10 +29,14 @@ type ExecTap interface {
 	// Output is called with what the exec printed, after Started, in the order
 	// of its stream, before it is passed on. p must not be kept.
 	Output(stderr bool, p []byte)
-	// Ended is the last call. e is nil if the end is not known: the exec was
-	// not started, or the client went away from it.
-	Ended(e *Exit)
+	// Ended is the last call. e is nil if the end is not known; err says why
+	// then: the agent's reason not to start the exec, or ErrClientLeft when the
+	// client went away from it.
+	Ended(e *Exit, err error)
 }
+
+// ErrClientLeft is what a Tap hears when the end of an exec passed it by.
+var ErrClientLeft = errors.New("channel: the client went away before the end")
 
 // RelayConfig configures a Relay. The zero value is ready to use.
 type RelayConfig struct {
@@ -271,7 +277,7 @@ func (r *relay) request(k meetKey, first []byte, st *yamux.Stream) ([]byte, *con
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t := &controlTap{tap: tap}
+	t := &controlTap{tap: tap, id: req.Session}
 	if r.taps[k] == nil { // else the agent refuses this one
 		t.exec = &tapped{tap: tap, begun: make(chan struct{})}
 		r.taps[k] = t.exec
@@ -291,7 +297,11 @@ func (r *relay) ended(k meetKey, t *controlTap) {
 		}
 		t.exec.outputs.Wait()
 	}
-	t.tap.Ended(t.exit)
+	if t.exit != nil {
+		t.tap.Ended(t.exit, nil)
+		return
+	}
+	t.tap.Ended(nil, cmp.Or(t.failure, r.c.Err(), ErrClientLeft))
 }
 
 // outputTap shows an output stream to the exec's tap.
@@ -332,8 +342,11 @@ type controlTap struct {
 	tap  ExecTap
 	exec *tapped // nil for the second exec of one key
 	buf  []byte  // the start of an incomplete message
+	id   string  // the session's
 	exit *Exit
 	over bool
+
+	failure error // why it was not started
 }
 
 func (t *controlTap) Write(p []byte) (int, error) {
@@ -372,6 +385,8 @@ func (t *controlTap) message(m *agentMsg) {
 			t.exec.started = true
 			close(t.exec.begun)
 		}
+	case m.Failed != nil:
+		t.failure = m.Failed.err(t.id)
 	case m.Exited != nil && m.Exited.valid():
 		t.exit = m.Exited.exit()
 	case m.Drained != nil && t.exit != nil:

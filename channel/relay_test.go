@@ -30,7 +30,10 @@ func TestRelayNumbersLastAsLongAsTheirStreams(t *testing.T) {
 
 // A hostile agent's output of an exec that it never started, and its end.
 func TestTapIsNotToldOutputOfWhatWasNotStarted(t *testing.T) {
-	r := &relay{taps: make(map[meetKey]*tapped)}
+	c, guest := fakeAgent(t)
+	go io.Copy(io.Discard, guest)
+	defer c.Close()
+	r := &relay{c: c, taps: make(map[meetKey]*tapped)}
 	k := meetKey{"s", 1}
 	told := &told{ended: make(chan struct{})}
 	x := &tapped{tap: told, begun: make(chan struct{})}
@@ -57,4 +60,4 @@ type told struct {
 
 func (*told) Started(int)           {}
 func (t *told) Output(bool, []byte) { t.output = true }
-func (t *told) Ended(*Exit)         { close(t.ended) }
+func (t *told) Ended(*Exit, error)  { close(t.ended) }

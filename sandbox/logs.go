@@ -165,11 +165,11 @@ func (s *sessionLog) write(stderr bool, p []byte) {
 }
 
 // Ended implements channel.ExecTap. It comes after the last Output.
-func (s *sessionLog) Ended(e *channel.Exit) {
+func (s *sessionLog) Ended(e *channel.Exit, err error) {
 	refused := false
 	s.once.Do(func() { close(s.begun); refused = true })
 	if !s.follow || refused {
-		s.ended(e, errors.New("its end is not known, or it was not started"))
+		s.ended(e, err)
 	}
 }
 

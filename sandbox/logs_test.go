@@ -89,7 +89,7 @@ func logCases(t *testing.T, ctx context.Context, sb *Sandbox) []logCase {
 				return errors.New("started")
 			}
 			return nil
-		}, logSources("", "", ""), "[failed no-such-command: "},
+		}, logSources("", "", ""), `[failed no-such-command: cannot start process: lookup "no-such-command": executable file not found in $PATH of the guest]`},
 		{"session nobody follows", func(id string) error {
 			_, err := sb.StartSession(ctx, "sh", []string{"-c", "seq 1 1000; echo end >&2; exit 9"}, WithExecID(id))
 			return err

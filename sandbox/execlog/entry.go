@@ -2,6 +2,7 @@ package execlog
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -49,12 +50,29 @@ const (
 // An Event is a System entry in parts. Which fields are set depends on Kind.
 type Event struct {
 	Kind   EventKind `json:"kind"`
-	Args   []string  `json:"args,omitempty"`
-	PID    int       `json:"pid,omitempty"`
-	Code   int       `json:"code,omitempty"`   // exit code, -1 when a signal ended the process
-	Signal int       `json:"signal,omitempty"` // its number
-	Bytes  int64     `json:"bytes,omitempty"`
-	Source Source    `json:"source,omitempty"` // of a gap
+	Args   []string  `json:"args"`
+	PID    int       `json:"pid"`
+	Code   int       `json:"code"`   // exit code, -1 when a signal ended the process
+	Signal int       `json:"signal"` // its number
+	Bytes  int64     `json:"bytes"`
+	Source Source    `json:"source"` // of a gap
+}
+
+// MarshalJSON omits what is zero, but for the code of an Exit.
+func (v Event) MarshalJSON() ([]byte, error) {
+	out := struct {
+		Kind   EventKind `json:"kind"`
+		Args   []string  `json:"args,omitempty"`
+		PID    int       `json:"pid,omitempty"`
+		Code   *int      `json:"code,omitempty"`
+		Signal int       `json:"signal,omitempty"`
+		Bytes  int64     `json:"bytes,omitempty"`
+		Source Source    `json:"source,omitempty"`
+	}{v.Kind, v.Args, v.PID, nil, v.Signal, v.Bytes, v.Source}
+	if v.Kind == Exit || v.Code != 0 {
+		out.Code = &v.Code
+	}
+	return json.Marshal(out)
 }
 
 // A Sink takes entries. Log is safe for concurrent use and keeps Data no longer than it runs. Its error concerns that entry alone: the caller may go

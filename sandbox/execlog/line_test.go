@@ -24,6 +24,10 @@ func TestLinesAreAsDocumented(t *testing.T) {
 		{Entry{Time: at, Source: Output, Seq: 9, Session: "\xff"}, `{"t":"2026-02-03T03:05:06.000000007Z","s":"output","id":"\ufffd","n":9,"d":""}`},
 		{Entry{Time: at, Source: System, Session: "a1", Seq: 10, Data: []byte("killed"), Event: &Event{Kind: Exit, Code: -1, Signal: 9}},
 			`{"t":"2026-02-03T03:05:06.000000007Z","s":"system","id":"a1","n":10,"d":"killed","e":{"kind":"exit","code":-1,"signal":9}}`},
+		{Entry{Time: at, Source: System, Session: "a1", Seq: 11, Data: []byte("exit status 0"), Event: &Event{Kind: Exit}},
+			`{"t":"2026-02-03T03:05:06.000000007Z","s":"system","id":"a1","n":11,"d":"exit status 0","e":{"kind":"exit","code":0}}`},
+		{Entry{Time: at, Source: System, Session: "a1", Seq: 12, Data: []byte("started"), Event: &Event{Kind: Start, PID: 5}},
+			`{"t":"2026-02-03T03:05:06.000000007Z","s":"system","id":"a1","n":12,"d":"started","e":{"kind":"start","pid":5}}`},
 	} {
 		got, err := appendLine([]byte("x"), &tc.e)
 		want := strings.ReplaceAll(tc.want, `"\ufffd"`, "\"\ufffd\"")
