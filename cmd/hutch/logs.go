@@ -2,13 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -41,20 +37,20 @@ else to standard output, byte for byte. --source system shows when sessions star
 	}
 	fl := c.Flags()
 	fl.StringVar(&f.session, "session", "", "only the session with this `ID`")
-	fl.IntVar(&f.tail, "tail", 0, "only the last `N` entries")
+	fl.IntVar(&f.tail, "tail", 0, "only the last `N` lines; with --json, entries")
 	fl.StringVar(&f.since, "since", "", "only entries from this `TIME` on: a duration back from now (10m) or a time (2026-01-02T15:04:05Z)")
 	fl.StringVar(&f.until, "until", "", "only entries up to this `TIME`")
 	fl.BoolVarP(&f.follow, "follow", "f", false, "go on with what comes")
 	fl.StringSliceVar(&f.sources, "source", nil, "only these `SOURCES`: stdout, stderr, output (a terminal), system, all (default all but system)")
 	fl.BoolVar(&f.asJSON, "json", false, "print the entries as JSON lines")
-	fl.BoolVar(&f.timestamps, "timestamps", false, "begin every entry with its time and session")
+	fl.BoolVar(&f.timestamps, "timestamps", false, "begin every line with its time and session")
 	return c
 }
 
 func (f *logFlags) query() (execlog.Query, error) {
 	q := execlog.Query{Session: f.session, Tail: f.tail, Follow: f.follow}
 	if f.tail < 0 {
-		return q, fmt.Errorf("--tail: %d: give a number of entries", f.tail)
+		return q, fmt.Errorf("--tail: %d: give a number of lines", f.tail)
 	}
 	for _, t := range []struct {
 		flag, text string
@@ -101,46 +97,33 @@ func printLogs(f *logFlags, name string) error {
 	if err != nil {
 		return err
 	}
+	if err := hasSession(rec, f.session); err != nil {
+		return err
+	}
 	ctx, stop := endedBy(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if f.follow && rec.Running {
+	reading := ctx
+	if q.Follow = f.follow && rec.Running; q.Follow {
 		sb, err := sandbox.Connect(ctx, name)
 		if err != nil {
 			return err
 		}
 		defer sb.Close()
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(ctx)
+		reading, cancel = context.WithCancel(ctx)
 		defer cancel()
 		// The log's last entry ends it. A holder that was killed writes none: what it has written is read soon.
 		go func() {
 			select {
 			case <-sb.Done():
 				time.AfterFunc(followGrace, cancel)
-			case <-ctx.Done():
+			case <-reading.Done():
 			}
 		}()
 	}
-	q.Follow = f.follow && rec.Running
-	wanted := q.Sources
-	if q.Follow && len(wanted) > 0 {
-		q.Sources = append(slices.Clone(wanted), execlog.System) // to see the end
-	}
-	for e, err := range execlog.Read(ctx, rec.Log, q) {
-		var corrupt *execlog.CorruptError
-		switch {
-		case errors.As(err, &corrupt):
-			fmt.Fprintln(os.Stderr, "hutch:", err)
-		case err != nil:
-			return err
-		case len(wanted) == 0 || slices.Contains(wanted, e.Source):
-			if err := f.print(&e); err != nil {
-				return err
-			}
-		}
-		if q.Follow && e.Event != nil && e.Event.Kind == execlog.SandboxStop {
-			return nil
-		}
+	p := &logPrinter{stdout: os.Stdout, stderr: os.Stderr, asJSON: f.asJSON, timestamps: f.timestamps}
+	if err := p.log(reading, rec.Log, q); err != nil {
+		return err
 	}
 	if code, ended := endingSignal(ctx); ended {
 		return code
@@ -148,21 +131,15 @@ func printLogs(f *logFlags, name string) error {
 	return nil
 }
 
-func (f *logFlags) print(e *execlog.Entry) error {
-	if f.asJSON {
-		return json.NewEncoder(os.Stdout).Encode(e)
+// hasSession finds a session that the log does not know and the sandbox does not have: most likely it was mistyped.
+func hasSession(rec *sandbox.Record, id string) error {
+	if id == "" {
+		return nil
 	}
-	var to io.Writer = os.Stdout
-	if e.Source == execlog.Stderr {
-		to = os.Stderr
-	}
-	text := string(e.Data)
-	if f.timestamps || e.Source == execlog.System {
-		text = fmt.Sprintf("%s %s %s", e.Time.Format(time.RFC3339Nano), clean(e.Session), text)
-		if !strings.HasSuffix(text, "\n") {
-			text += "\n"
+	for _, err := range execlog.Read(context.Background(), rec.Log, execlog.Query{Session: id, Sources: execlog.Sources()}) {
+		if err == nil {
+			return nil
 		}
 	}
-	_, err := io.WriteString(to, text)
-	return err
+	return fmt.Errorf("logs: the log of %s has nothing of a session %s (hutch sessions %s lists those that run, hutch logs --source system %s all that ran)", rec.Name, clean(id), rec.Name, rec.Name)
 }
