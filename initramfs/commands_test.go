@@ -27,6 +27,7 @@ var commandCases = []struct {
 	{"tr -Z a </dev/null", "", 1},
 	{"env echo 'a\\tb'", "a\\tb\n", 0},
 	{"env echo -ne 'x\\ty\\n'", "x\ty\n", 0},
+	{"echo -n a '' b; echo; echo -ne 'x\\ty\\n'; echo 'a\\tb' -e; echo -E '\\n'", "a  b\nx\ty\na\\tb -e\n\\n\n", 0},
 	{"env echo -x --", "-x --\n", 0},
 	{"seq 5 -1 3", "5\n4\n3\n", 0},
 	{"seq 1000000 1000001", "1000000\n1000001\n", 0},

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"mvdan.cc/sh/v3/interp"
+	"userland.hutch.invalid/lib/echo"
 )
 
 // ours is put before the names of the interpreter's unsupported built-ins that are implemented here: it then takes them for commands. A
@@ -23,6 +24,7 @@ const ours = "\x00"
 var builtins = map[string]func(interp.HandlerContext, []string) error{
 	"umask":  umask,
 	"ulimit": ulimit,
+	"echo":   echoes,
 	"jobs":   func(interp.HandlerContext, []string) error { return nil },
 }
 
@@ -37,6 +39,14 @@ func replaceBuiltins(ctx context.Context, args []string) ([]string, error) {
 		}
 	}
 	return args, nil
+}
+
+// echoes is echo in one write, as every other shell has it: the interpreter's own writes each argument by itself.
+func echoes(hc interp.HandlerContext, args []string) error {
+	if _, err := hc.Stdout.Write(echo.Text(args)); err != nil {
+		return interp.ExitStatus(1)
+	}
+	return nil
 }
 
 func complain(hc interp.HandlerContext, format string, args ...any) error {
