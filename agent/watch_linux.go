@@ -78,7 +78,9 @@ func newWatcher(s *session, x *channel.Exec, req *channel.AttachRequest) (*watch
 	if req.Rows > 0 && req.Cols > 0 && !req.ReadOnly && s.tty != nil {
 		fitTerminal(s.tty, req.Rows, req.Cols)
 	}
-	s.watchers.Add(1)
+	if !req.Uncounted {
+		s.watchers.Add(1)
+	}
 	return w, nil
 }
 
@@ -207,7 +209,9 @@ func (w *watcher) leave() {
 	for _, o := range w.outs {
 		o.w.Close()
 	}
-	w.s.watchers.Add(-1)
+	if !w.req.Uncounted {
+		w.s.watchers.Add(-1)
+	}
 }
 
 // copyOut sends a stream from its ring until its end.

@@ -78,8 +78,8 @@ type SessionInfo struct {
 // Kept is what the agent keeps of one output stream: the bytes between two
 // cursors. From is also how many bytes were dropped.
 type Kept struct {
-	From int64 `cbor:"1,keyasint"`
-	To   int64 `cbor:"2,keyasint"`
+	From int64 `cbor:"1,keyasint" json:"from"`
+	To   int64 `cbor:"2,keyasint" json:"to"`
 }
 
 // AttachRequest says what an attachment wants of a session. The zero value
@@ -102,6 +102,8 @@ type AttachRequest struct {
 	// typed or shown; 0 = leave it.
 	Rows uint16 `cbor:"7,keyasint,omitempty"`
 	Cols uint16 `cbor:"8,keyasint,omitempty"`
+	// Uncounted is not one of SessionInfo.Watchers.
+	Uncounted bool `cbor:"9,keyasint,omitempty"`
 	// OnGap is called for each gap with AllowGap, from the goroutine that reads
 	// the agent's messages: it must not block or call
 	// the Process. nil = nothing.

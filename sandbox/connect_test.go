@@ -195,7 +195,7 @@ func TestLostHolderIsAnErrorAtOnce(t *testing.T) {
 				return
 			}
 			conns = append(conns, conn)
-			go sb.serveConn(context.Background(), conn)
+			go (&server{sb, greetTime}).conn(context.Background(), context.Background(), conn)
 		}
 	}()
 	other := connected(t, l.Addr().String())
@@ -338,5 +338,52 @@ func TestLockHasOneHolderAtATime(t *testing.T) {
 		if unlock, err := n.lock(); err == nil {
 			unlock()
 		}
+	}
+}
+
+// The end of a sandbox waits for nobody who says nothing, and not long for one who does not read.
+func TestServeEndsWithTheSandboxWhateverClientsDo(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		patience time.Duration
+		say      string
+	}{
+		{"a client that says nothing", time.Hour, ""},
+		{"half a line", time.Hour, `{"version":1,`},
+		{"a client that does not read the end", time.Millisecond, `{"version":1,"op":"wait"}` + "\n"},
+		{"one that does not speak the protocol of execs", time.Millisecond, `{"version":1,"op":"exec"}` + "\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			sb := agentSandbox(t)
+			dir, err := os.MkdirTemp("", "hutch") // a socket's path is short
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(dir)
+			l, err := net.Listen("unix", filepath.Join(dir, "s"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- (&server{sb, tc.patience}).serve(l) }()
+			conn, err := net.Dial("unix", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := conn.Write([]byte(tc.say)); err != nil {
+				t.Fatal(err)
+			}
+			if tc.patience > time.Minute {
+				connected(t, l.Addr().String()) // it disturbs no other
+			}
+			sb.life.cause = ErrClosed
+			close(sb.life.ended)
+			close(sb.life.done)
+			sb.client.Close()
+			if err := <-done; err != nil {
+				t.Errorf("Serve = %v", err)
+			}
+		})
 	}
 }

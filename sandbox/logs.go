@@ -196,7 +196,7 @@ func (s *sessionLog) followOutput() {
 	if !s.merged {
 		stdio.Stderr = &logWriter{log: s, stderr: true}
 	}
-	p, err := s.l.client.Attach(context.Background(), s.id, channel.AttachRequest{ReadOnly: true, AllowGap: true, OnGap: gap}, stdio)
+	p, err := s.l.client.Attach(context.Background(), s.id, channel.AttachRequest{ReadOnly: true, AllowGap: true, Uncounted: true, OnGap: gap}, stdio)
 	if err != nil {
 		s.ended(nil, err)
 		return

@@ -219,3 +219,24 @@ func TestLongCommandLineIsCutInTheLog(t *testing.T) {
 		}
 	}
 }
+
+// The log follows sessions that may be left, and is no follower of those that sessions are shown with.
+func TestLogIsNotCountedAsAFollower(t *testing.T) {
+	ring := execlog.NewRing(1 << 20)
+	sb := agentSandbox(t, WithLogs(ring))
+	x, err := sb.StartSession(testContext(t), "sh", []string{"-c", "echo here; exec sleep 1000"}, WithExecID("left"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	for range ring.Read(ctx, execlog.Query{Session: "left", Sources: []execlog.Source{execlog.Stdout}, Follow: true}) {
+		break // the log has an attachment of its own now
+	}
+	if info, err := x.Info(ctx); err != nil || info.Watchers != 0 || !info.Running {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if err := x.Kill(ctx); err != nil {
+		t.Error(err)
+	}
+}

@@ -37,17 +37,17 @@ var (
 
 // A Record is what is kept of a named sandbox, also after its end.
 type Record struct {
-	Name    string
-	PID     int // of the holder
-	Created time.Time
-	Running bool
-	Ended   time.Time // zero while it runs, or when the holder was killed
-	End     string    // how it ended, "" when the holder was killed or it still runs
-	Kernel  string
-	CPUs    int
-	Memory  int64
-	Log     string // the log's file, for execlog.Read
-	Socket  string
+	Name    string    `json:"name"`
+	PID     int       `json:"pid"` // of the holder
+	Created time.Time `json:"created"`
+	Running bool      `json:"running"`
+	Ended   time.Time `json:"ended,omitzero"` // zero while it runs, or when the holder was killed
+	End     string    `json:"end,omitempty"`  // how it ended, "" when the holder was killed or it still runs
+	Kernel  string    `json:"kernel"`         // its release
+	CPUs    int       `json:"cpus"`
+	Memory  int64     `json:"memory"` // in bytes
+	Log     string    `json:"log"`    // the log's file, for execlog.Read
+	Socket  string    `json:"socket"`
 }
 
 // maxName bounds a name, so that its socket's path fits.
@@ -250,7 +250,7 @@ func Connect(ctx context.Context, name string) (*Sandbox, error) {
 	rec, err := n.read()
 	switch {
 	case errors.Is(err, ErrNoSuchSandbox):
-		return nil, fmt.Errorf("sandbox: %s: %w: %w; make it with `hutch create %s`", name, ErrNotRunning, ErrNoSuchSandbox, name)
+		return nil, &noSuchError{name}
 	case err != nil:
 		return nil, err
 	case !rec.Running:
@@ -258,6 +258,15 @@ func Connect(ctx context.Context, name string) (*Sandbox, error) {
 	}
 	return ConnectSocket(ctx, n.socket)
 }
+
+// noSuchError is ErrNotRunning and ErrNoSuchSandbox, said once.
+type noSuchError struct{ name string }
+
+func (e *noSuchError) Error() string {
+	return fmt.Sprintf("sandbox: %s: %v; make it with `hutch create %s`", e.name, ErrNoSuchSandbox, e.name)
+}
+
+func (e *noSuchError) Unwrap() []error { return []error{ErrNotRunning, ErrNoSuchSandbox} }
 
 // ending says in words how the sandbox ended.
 func (r *Record) ending() string {

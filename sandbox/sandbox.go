@@ -31,16 +31,16 @@ type Sandbox struct {
 
 // Info is what is known of a sandbox once it has booted.
 type Info struct {
-	Kernel     string    // the guest kernel's release, as `uname -r` prints it
-	KernelPath string    // the kernel file on the host
-	Initramfs  string    // the initial file system's file on the host
-	CPUs       int       // virtual CPUs
-	Memory     int64     // guest memory in bytes
-	Boot       BootTimes // when each phase of the boot was over
-	Agent      string    // the agent's build
-	Shell      string    // what Shell and AttachShell run
-	Name       string    // of a named sandbox
-	Log        string    // the log of a named sandbox, a file for execlog.Read
+	Kernel     string    `json:"kernel"`         // the guest kernel's release, as `uname -r` prints it
+	KernelPath string    `json:"kernelPath"`     // the kernel file on the host
+	Initramfs  string    `json:"initramfs"`      // the initial file system's file on the host
+	CPUs       int       `json:"cpus"`           // virtual CPUs
+	Memory     int64     `json:"memory"`         // guest memory in bytes
+	Boot       BootTimes `json:"boot"`           // when each phase of the boot was over
+	Agent      string    `json:"agent"`          // the agent's build
+	Shell      string    `json:"shell"`          // what Shell and AttachShell run
+	Name       string    `json:"name,omitempty"` // of a named sandbox
+	Log        string    `json:"log,omitempty"`  // the log of a named sandbox, a file for execlog.Read
 }
 
 // New makes a sandbox: it builds a virtual machine in this process, boots Linux in it and returns when the guest's agent has answered.

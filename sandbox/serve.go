@@ -86,13 +86,24 @@ const maxServeLine = 1 << 20
 //
 // It returns nil when l was closed, or the sandbox, and closes l; what the connected processes have left running without detaching is killed
 // then. Any number of processes may be connected.
-func (s *Sandbox) Serve(l net.Listener) error {
+func (s *Sandbox) Serve(l net.Listener) error { return (&server{s, greetTime}).serve(l) }
+
+// server serves a sandbox.
+type server struct {
+	*Sandbox
+	patience time.Duration // what a client gets to say what it wants, and to read the answer
+}
+
+func (s *server) serve(l net.Listener) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	open, end := context.WithCancel(ctx) // ends with the sandbox
+	defer end()
 	var conns sync.WaitGroup
 	go func() {
 		select {
 		case <-s.life.done:
+			end()
 			l.Close()
 		case <-ctx.Done():
 		}
@@ -102,7 +113,7 @@ func (s *Sandbox) Serve(l net.Listener) error {
 		if err != nil {
 			select {
 			case <-s.life.done: // the connections end by themselves, after they have told how
-				late := time.AfterFunc(greetTime, cancel)
+				late := time.AfterFunc(s.patience, cancel)
 				defer late.Stop()
 				conns.Wait()
 				return nil
@@ -121,7 +132,7 @@ func (s *Sandbox) Serve(l net.Listener) error {
 		}
 		conns.Go(func() {
 			defer conn.Close()
-			s.serveConn(ctx, conn)
+			s.conn(ctx, open, conn)
 		})
 	}
 }
@@ -134,11 +145,13 @@ func passing(err error) bool {
 // acceptPause is how long Serve waits after such an error.
 const acceptPause = 50 * time.Millisecond
 
-// serveConn serves one connection.
-func (s *Sandbox) serveConn(ctx context.Context, conn net.Conn) {
-	_ = conn.SetDeadline(time.Now().Add(greetTime))
+// conn serves one connection. open ends with the sandbox: who has said nothing until then is not waited for.
+func (s *server) conn(ctx, open context.Context, conn net.Conn) {
+	hush := context.AfterFunc(open, func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(s.patience))
 	var req serveRequest
-	if err := readLine(conn, &req); err != nil {
+	if err := readLine(conn, &req); err != nil || !hush() {
+		hush()
 		return
 	}
 	if req.Version != serveVersion {
@@ -158,10 +171,10 @@ func (s *Sandbox) serveConn(ctx context.Context, conn net.Conn) {
 			_ = s.client.Relay(ctx, conn, channel.RelayConfig{Tap: tap, Logger: s.cfg.logger})
 		}
 	case opInfo:
-		_ = conn.SetWriteDeadline(time.Now().Add(greetTime)) // a caller that does not read must not hold the end up
+		_ = conn.SetWriteDeadline(time.Now().Add(s.patience)) // a caller that does not read must not hold the end up
 		_ = writeLine(conn, &serveReply{Info: &s.info, Defaults: s.cfg.commandDefaults()})
 	case opConsole:
-		_ = conn.SetWriteDeadline(time.Now().Add(greetTime))
+		_ = conn.SetWriteDeadline(time.Now().Add(s.patience))
 		if writeLine(conn, &serveReply{}) == nil {
 			_, _ = conn.Write(s.Console())
 		}
@@ -174,7 +187,7 @@ func (s *Sandbox) serveConn(ctx context.Context, conn net.Conn) {
 		select {
 		case <-s.life.done:
 			stop()
-			_ = conn.SetDeadline(time.Now().Add(greetTime))
+			_ = conn.SetDeadline(time.Now().Add(s.patience))
 			_ = writeLine(conn, &serveReply{End: endOf(s.life.cause)})
 		case <-gone:
 		}

@@ -34,18 +34,19 @@ type Kept = channel.Kept
 
 // SessionInfo is what the guest says of a session. All text is the guest's.
 type SessionInfo struct {
-	ID      string
-	PID     int
-	Args    []string // the start of the command line; ArgsCut says that there is more
-	ArgsCut bool
-	TTY     bool // on a terminal, whose output is Stdout
-	Running bool // not ended, or output is still being read
-	// Started and Ended are by the guest's clock; Ended is zero while it runs.
-	Started, Ended time.Time
-	State          *ProcessState // how the command ended; nil before
-	Watchers       int           // handles and terminals that follow it now
-	StdinTaken     bool          // one of them writes its standard input
-	Stdout, Stderr Kept
+	ID         string        `json:"id"`
+	PID        int           `json:"pid"`
+	Args       []string      `json:"args"` // the start of the command line; ArgsCut says that there is more
+	ArgsCut    bool          `json:"argsCut,omitempty"`
+	TTY        bool          `json:"tty"`             // on a terminal, whose output is Stdout
+	Running    bool          `json:"running"`         // not ended, or output is still being read
+	Started    time.Time     `json:"started"`         // by the guest's clock, as Ended
+	Ended      time.Time     `json:"ended,omitzero"`  // zero while it runs
+	State      *ProcessState `json:"state,omitempty"` // how the command ended; nil before
+	Watchers   int           `json:"watchers"`        // handles and terminals that follow it now
+	StdinTaken bool          `json:"stdinTaken"`      // one of them writes its standard input
+	Stdout     Kept          `json:"stdout"`
+	Stderr     Kept          `json:"stderr"`
 }
 
 // Sessions lists the sandbox's sessions, running and ended, the oldest first: the commands that were started with WithExecDetachable, by

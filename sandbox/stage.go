@@ -53,12 +53,12 @@ func (s Stage) doing() string {
 
 // BootTimes tells when each phase of a boot was over, all as the time since New was called; zero for a phase not reached.
 type BootTimes struct {
-	KVM              time.Duration // KVM device open and checked
-	Kernel           time.Duration // kernel found and opened
-	Initramfs        time.Duration // initial file system at hand
-	VMMade           time.Duration // virtual machine built, kernel in guest memory
-	FirstInstruction time.Duration // first entry into the guest
-	Connected        time.Duration // the guest agent connected over the socket device
-	Init             time.Duration // the agent began to run as PID 1 (by the guest's clock, hence approximate)
-	Agent            time.Duration // the agent answered: New returns
+	KVM              time.Duration `json:"kvm"`              // KVM device open and checked
+	Kernel           time.Duration `json:"kernel"`           // kernel found and opened
+	Initramfs        time.Duration `json:"initramfs"`        // initial file system at hand
+	VMMade           time.Duration `json:"vmMade"`           // virtual machine built, kernel in guest memory
+	FirstInstruction time.Duration `json:"firstInstruction"` // first entry into the guest
+	Connected        time.Duration `json:"connected"`        // the guest agent connected over the socket device
+	Init             time.Duration `json:"init"`             // the agent began to run as PID 1 (by the guest's clock, hence approximate)
+	Agent            time.Duration `json:"agent"`            // the agent answered: New returns
 }

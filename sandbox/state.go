@@ -22,15 +22,15 @@ type ProcessState struct {
 // MarshalJSON returns the exit code, the signal's number, what String says, and the rest in nanoseconds and bytes.
 func (p *ProcessState) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
-		ExitCode   int
-		Signal     int  `json:",omitempty"`
-		CoreDump   bool `json:",omitempty"`
-		OOMKilled  bool `json:",omitempty"`
-		Text       string
-		WallTime   time.Duration
-		UserTime   time.Duration
-		SystemTime time.Duration
-		Totals     Totals
+		ExitCode   int           `json:"exitCode"`
+		Signal     int           `json:"signal,omitempty"`
+		CoreDump   bool          `json:"coreDump,omitempty"`
+		OOMKilled  bool          `json:"oomKilled,omitempty"`
+		Text       string        `json:"text"`
+		WallTime   time.Duration `json:"wallTime"`
+		UserTime   time.Duration `json:"userTime"`
+		SystemTime time.Duration `json:"systemTime"`
+		Totals     Totals        `json:"totals"`
 	}{p.ExitCode(), int(p.exit.Signal), p.exit.Core, p.exit.OOM, p.String(), p.exit.Wall, p.exit.Usage.User, p.exit.Usage.System, p.total})
 }
 
@@ -39,7 +39,11 @@ func newProcessState(pid int, e *channel.Exit) *ProcessState {
 }
 
 // Totals are the bytes that went through each stream of a command, as both ends counted them.
-type Totals struct{ Stdin, Stdout, Stderr int64 }
+type Totals struct {
+	Stdin  int64 `json:"stdin"`
+	Stdout int64 `json:"stdout"`
+	Stderr int64 `json:"stderr"`
+}
 
 // Pid returns the process's number in the guest.
 func (p *ProcessState) Pid() int { return p.pid }

@@ -12,6 +12,8 @@ import (
 
 // exec runs the command with this process's standard streams and turns what happened into an exit code.
 func (f *cmdFlags) exec(ctx context.Context, sb *sandbox.Sandbox, args []string, interrupts <-chan os.Signal) error {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	cmd := sb.Command(ctx, args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if f.timeout > 0 {
@@ -27,21 +29,30 @@ func (f *cmdFlags) exec(ctx context.Context, sb *sandbox.Sandbox, args []string,
 		return err
 	}
 	cmd.Rlimits = append(cmd.Rlimits, f.limits...)
-	if err := cmd.Start(); err != nil {
-		return startError(args[0], err)
-	}
-	done := make(chan struct{})
+	started, done := make(chan struct{}), make(chan struct{})
 	defer close(done)
 	go func() {
 		for {
 			select {
 			case <-interrupts:
-				_ = cmd.Process.Signal(syscall.SIGINT) // a command that has just exited is not an error
+				select {
+				case <-started:
+					_ = cmd.Process.Signal(syscall.SIGINT) // a command that has just exited is not an error
+				default:
+					giveUp(exitCode(128 + int(syscall.SIGINT)))
+				}
 			case <-done:
 				return
 			}
 		}
 	}()
+	if err := cmd.Start(); err != nil {
+		if code, ended := endingSignal(ctx); ended {
+			return code
+		}
+		return startError(args[0], err)
+	}
+	close(started)
 	err := cmd.Wait()
 	code, ended := endingSignal(ctx)
 	var ee *sandbox.ExitError

@@ -36,7 +36,7 @@ may stand before or after NAME; write -- before CMD.`,
 	}
 	f.register(c)
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return fmt.Errorf("%w (write -- before the command when it has flags; hutch exec --help lists hutch's)", err)
+		return fmt.Errorf("%w (write -- before the command when it has flags; hutch exec --help lists hutch's)", flagError(err))
 	})
 	fl := c.Flags()
 	fl.BoolVarP(&f.tty, "tty", "t", false, "run the command on a terminal; the default for a shell")
@@ -57,6 +57,9 @@ func nameArgs(c *cobra.Command, args []string) int {
 func execIn(f *execFlags, name string, args []string) error {
 	if err := f.check(); err != nil {
 		return err
+	}
+	if len(args) > 0 && args[0] == "" {
+		return errors.New("exec: the command is empty; an example: hutch exec worker -- uname -a")
 	}
 	if f.tty && f.noTTY {
 		return errors.New("exec: -t and --no-tty exclude each other")

@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/hutchvm/hutch/sandbox"
 )
 
 // Exit codes of hutch itself; everything else is the guest command's own code.
@@ -39,7 +42,7 @@ func run(args []string) int {
 	case errors.As(err, &code):
 		return int(code)
 	default:
-		fmt.Fprintf(os.Stderr, "hutch: %v\n", err)
+		fmt.Fprintf(os.Stderr, "hutch: %v\n", optionError(err))
 		return exitFailed
 	}
 }
@@ -61,10 +64,36 @@ The command's standard output, standard error and exit code are hutch's own. Exi
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fmt.Errorf("%w (%s --help lists the flags)", err, c.CommandPath())
+		return fmt.Errorf("%w (%s --help lists the flags)", flagError(err), c.CommandPath())
 	})
-	root.AddCommand(newRun(), newShell(), newCreate(), newHold(), newExec(), newAttach(), newSessions(), newLogs(), newLs(), newInspect(), newStop(), newRm(), newKernel(), newImage(), newDoctor())
+	root.AddCommand(newRun(), newShell(), newCreate(), newHold(), newExec(), newAttach(), newSessions(), newLogs(), newLs(), newInspect(), newStop(), newRm(), newKernel(), newImage(), newDoctor(), newVersion())
 	return root
+}
+
+// flagError says of a flag's wrong value what to give instead.
+func flagError(err error) error {
+	var wrong *pflag.InvalidValueError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	give := map[string]string{"duration": "a duration with its unit, such as 30s or 5m", "int": "a whole number", "bool": "true or false"}[wrong.GetFlag().Value.Type()]
+	if give == "" {
+		return err
+	}
+	return fmt.Errorf("--%s: %q: give %s", wrong.GetFlag().Name, wrong.GetValue(), give)
+}
+
+// optionError gives options of package sandbox the names of their flags.
+func optionError(err error) error {
+	var ce *sandbox.ConfigError
+	if !errors.As(err, &ce) {
+		return err
+	}
+	flag := map[string]string{"WithMemory": "memory", "WithCPUs": "cpus", "WithBootTimeout": "boot-timeout", "WithAttachDetachKeys": "detach-keys", "WithExecUser": "user"}[ce.Option]
+	if flag == "" {
+		return err
+	}
+	return fmt.Errorf("--%s: %s: %s", flag, ce.Value, ce.Reason)
 }
 
 // version is what the Go toolchain recorded about this build.
@@ -74,6 +103,16 @@ func version() string {
 		return "unknown"
 	}
 	return info.Main.Version + " " + info.GoVersion
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print hutch's version", Long: "version prints hutch's version and that of the Go toolchain which built it.", Example: "  hutch version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Println("hutch", version())
+			return err
+		},
+	}
 }
 
 // group makes c, a command that only holds others, refuse a name that none of them has: cobra would show help and exit with 0.

@@ -91,8 +91,8 @@ func newInspect() *cobra.Command {
 			}
 			out := struct {
 				*sandbox.Record
-				Info     *sandbox.Info         `json:",omitempty"`
-				Sessions []sandbox.SessionInfo `json:",omitempty"`
+				Info     *sandbox.Info         `json:"info,omitempty"`
+				Sessions []sandbox.SessionInfo `json:"sessions,omitempty"`
 			}{Record: rec}
 			if rec.Running {
 				sb, err := sandbox.Connect(context.Background(), args[0])
