@@ -35,6 +35,8 @@ its exit code is hutch's. Without SESSION it takes the newest running one on a t
 			return oneName(c, args[:min(1, len(args))])
 		},
 		RunE: func(_ *cobra.Command, args []string) error { return attach(f, args) },
+
+		ValidArgsFunction: sessionsOf,
 	}
 	fl := c.Flags()
 	fl.BoolVar(&f.readOnly, "read-only", false, "only look")

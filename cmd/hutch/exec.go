@@ -33,6 +33,8 @@ may stand before or after NAME; write -- before CMD.`,
   hutch exec -t worker`,
 		Args: func(c *cobra.Command, args []string) error { return oneName(c, args[:nameArgs(c, args)]) },
 		RunE: func(c *cobra.Command, args []string) error { return execIn(f, args[0], args[1:]) },
+
+		ValidArgsFunction: names(true),
 	}
 	f.register(c)
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {

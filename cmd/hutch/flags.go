@@ -28,6 +28,7 @@ func (f *bootFlags) register(c *cobra.Command) {
 	fl.IntVarP(&f.cpus, "cpus", "c", sandbox.DefaultCPUs, "`NUMBER` of virtual CPUs")
 	fl.StringVarP(&f.memory, "memory", "m", "256M", "guest memory: a `SIZE` with K, M or G, at least 64M")
 	fl.StringVarP(&f.kernel, "kernel", "k", "", "`KERNEL` to boot: a file, a directory, a .deb, \"own\", \"host\", or a fetched package (see hutch kernel list)")
+	_ = c.RegisterFlagCompletionFunc("kernel", kernels) // the flag is there
 	fl.StringVar(&f.initramfs, "initramfs", "", "boot the initial file system in this `FILE` instead of hutch's own")
 	fl.StringVar(&f.console, "console", "", "write the guest's serial console to this `FILE` (- for standard error)")
 	fl.DurationVar(&f.bootTimeout, "boot-timeout", 0, "give up when the guest has not booted after this long (default 60s)")

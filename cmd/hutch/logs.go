@@ -34,6 +34,8 @@ else to standard output, byte for byte. --source system shows when sessions star
 		Example: "  hutch logs worker\n  hutch logs -f --since 10m worker\n  hutch logs --session build --source stderr --tail 20 worker\n  hutch logs --json worker",
 		Args:    oneName,
 		RunE:    func(_ *cobra.Command, args []string) error { return printLogs(f, args[0]) },
+
+		ValidArgsFunction: names(false),
 	}
 	fl := c.Flags()
 	fl.StringVar(&f.session, "session", "", "only the session with this `ID`")

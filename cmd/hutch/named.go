@@ -83,7 +83,7 @@ func state(r *sandbox.Record) string {
 
 func newInspect() *cobra.Command {
 	return &cobra.Command{
-		Use: "inspect NAME", Short: "Print what is known of a named microVM, as JSON", Example: "  hutch inspect worker", Args: oneName,
+		Use: "inspect NAME", Short: "Print what is known of a named microVM, as JSON", Example: "  hutch inspect worker", Args: oneName, ValidArgsFunction: names(false),
 		RunE: func(_ *cobra.Command, args []string) error {
 			rec, err := sandbox.Inspect(args[0])
 			if err != nil {
@@ -114,7 +114,7 @@ func newInspect() *cobra.Command {
 func newStop() *cobra.Command {
 	var timeout time.Duration
 	c := &cobra.Command{
-		Use: "stop NAME", Short: "Stop a named microVM; its log stays", Example: "  hutch stop worker", Args: oneName,
+		Use: "stop NAME", Short: "Stop a named microVM; its log stays", Example: "  hutch stop worker", Args: oneName, ValidArgsFunction: names(true),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return stopAndWait(args[0], timeout)
 		},
@@ -126,7 +126,7 @@ func newStop() *cobra.Command {
 func newRm() *cobra.Command {
 	var force bool
 	c := &cobra.Command{
-		Use: "rm NAME", Short: "Remove a stopped microVM's name and log", Example: "  hutch rm worker\n  hutch rm -f worker", Args: oneName,
+		Use: "rm NAME", Short: "Remove a stopped microVM's name and log", Example: "  hutch rm worker\n  hutch rm -f worker", Args: oneName, ValidArgsFunction: names(false),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if force {
 				if err := stopAndWait(args[0], time.Minute); err != nil && !errors.Is(err, sandbox.ErrNotRunning) {
@@ -168,7 +168,7 @@ func stopAndWait(name string, timeout time.Duration) error {
 func newSessions() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "sessions NAME", Short: "List the sessions of a named microVM", Example: "  hutch sessions worker", Args: oneName,
+		Use: "sessions NAME", Short: "List the sessions of a named microVM", Example: "  hutch sessions worker", Args: oneName, ValidArgsFunction: names(true),
 		RunE: func(_ *cobra.Command, args []string) error {
 			ctx := context.Background()
 			sb, err := sandbox.Connect(ctx, args[0])
