@@ -214,10 +214,13 @@ func (s *Sandbox) runAttached(ctx context.Context, a *attachment, enterRaw func(
 			await(b.shown, attachGrace) // what came before the keys is shown; what comes later is kept in the guest
 		}
 		b.stop()
+		confirmed := make(chan struct{})
 		go func() { // until the guest has confirmed it, the output must not stall
+			defer close(confirmed)
 			defer cancel(nil)
 			_, _ = h.Wait(context.Background())
 		}()
+		await(confirmed, confirmGrace) // who comes back at once finds the standard input free
 		return -1, &DetachedError{SessionID: h.proc.p.ID()}
 	}
 	b.stop()
@@ -233,6 +236,9 @@ func (s *Sandbox) runAttached(ctx context.Context, a *attachment, enterRaw func(
 
 // attachGrace bounds how long an attachment that is over waits for a hanging Write.
 const attachGrace = 500 * time.Millisecond
+
+// confirmGrace bounds how long a detachment waits for the guest, which may itself wait for a command that does not read.
+const confirmGrace = 2 * time.Second
 
 // withBridge passes the caller's terminal type on, and lets the command go on after the detach keys.
 func withBridge(a *attachment) ExecOption {
