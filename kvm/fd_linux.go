@@ -73,6 +73,9 @@ func ioctl(f *fd, r request, arg uintptr) (int, error) {
 	defer f.release()
 	for {
 		if err := injected(r.name); err != nil {
+			if errno, ok := err.(syscall.Errno); ok { //nolint:errorlint // as the kernel would give it
+				err = ioctlError(r, errno)
+			}
 			return 0, err
 		}
 		v, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(n), r.nr, arg)
@@ -92,7 +95,7 @@ func ioctlError(r request, errno syscall.Errno) error {
 	switch {
 	case r == reqCreateVM && (errno == unix.EBUSY || errno == unix.EIO):
 		e.Kind = ErrInUse
-		e.Hint = "another hypervisor (VirtualBox, VMware) may hold the processor's virtualisation: stop it"
+		e.Hint = inUseHint
 	case r == reqCreateVM && errno == unix.EINVAL:
 		e.Kind = ErrUnsupported
 		e.Hint = "this KVM offers no virtual machine of the default type"
@@ -102,11 +105,15 @@ func ioctlError(r request, errno syscall.Errno) error {
 	return e
 }
 
+// inUseHint is for a processor whose virtualisation somebody else has: only one hypervisor can have it.
+const inUseHint = "another hypervisor (VirtualBox, VMware) holds the processor's virtualisation: end its virtual machines, " +
+	"and if that does not help unload its module, for example: sudo modprobe -r vboxnetadp vboxnetflt vboxdrv"
+
 // limitOf names the host limit behind an errno, if there is one.
 func limitOf(errno syscall.Errno) (kind error, hint string) {
 	switch errno {
 	case unix.ENOMEM:
-		return ErrLimit, "out of memory: check ulimit -v and the memory limit of the cgroup"
+		return ErrLimit, here.memoryHint()
 	case unix.EMFILE:
 		return ErrLimit, "out of file descriptors: raise ulimit -n"
 	case unix.ENFILE:
