@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -55,12 +56,13 @@ func (k *Kernel) loadConfig() {
 		if f, err := os.Open(k.configFile); err == nil {
 			defer f.Close()
 			if c, err := ParseConfig(f); err == nil && len(c) > 0 {
-				k.config = c
+				k.config, k.configFrom = c, filepath.Clean(k.configFile)
 				return
 			}
 		}
 	}
 	k.config, k.hasACPI = scanImage(k.image, k.size)
+	k.configFrom = "the copy in the kernel (CONFIG_IKCONFIG)"
 }
 
 const (

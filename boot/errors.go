@@ -3,6 +3,7 @@ package boot
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 )
 
@@ -28,6 +29,10 @@ var (
 	ErrCmdlineTooLong = errors.New("kernel command line is too long")
 	// ErrBadParams: a Params field has a value that cannot be described to a guest.
 	ErrBadParams = errors.New("bad boot parameters")
+	// ErrUnreadable: the kernel's file is there, and this user may not read it. See UnreadableError.
+	ErrUnreadable = errors.New("kernel cannot be read by this user")
+	// ErrNoFeature: the kernel was built without something that guests need. See FeatureError.
+	ErrNoFeature = errors.New("kernel lacks a feature")
 	// ErrNoModule: a kernel module is neither built in nor shipped with the kernel. See ModuleError.
 	ErrNoModule = errors.New("kernel module is missing")
 )
@@ -87,7 +92,7 @@ type MemoryError struct {
 }
 
 func (e *MemoryError) Error() string {
-	return fmt.Sprintf("%v: %s does not fit in %d MiB, at least %d MiB are needed", ErrMemoryTooSmall, e.What, e.Have>>20, e.Need>>20)
+	return fmt.Sprintf("%v: %s does not fit in %d MiB, at least %d MiB are needed (give the guest more with WithMemory or --memory)", ErrMemoryTooSmall, e.What, e.Have>>20, e.Need>>20)
 }
 
 // Is reports whether target is ErrMemoryTooSmall.
@@ -105,6 +110,41 @@ func (e *CmdlineError) Error() string {
 
 // Is reports whether target is ErrCmdlineTooLong.
 func (e *CmdlineError) Is(target error) bool { return target == ErrCmdlineTooLong }
+
+// UnreadableError reports a kernel that this user may not read. errors.Is(err, ErrUnreadable) and fs.ErrPermission hold.
+type UnreadableError struct {
+	File string
+	Mode fs.FileMode // its permission bits
+	Err  error       // of open
+}
+
+func (e *UnreadableError) Error() string {
+	return fmt.Sprintf("kernel: %v: the file has mode %04o: some distributions let only root read their kernels", e.Err, e.Mode)
+}
+
+// fix makes the file readable where it is: a copy elsewhere would not have its modules and its configuration beside it.
+func (e *UnreadableError) fix() string { return "sudo chmod 0644 " + e.File }
+
+// Is reports whether target is ErrUnreadable.
+func (e *UnreadableError) Is(target error) bool { return target == ErrUnreadable }
+
+// Unwrap returns Err.
+func (e *UnreadableError) Unwrap() error { return e.Err }
+
+// FeatureError reports a kernel whose configuration lacks what every guest of hutch needs. errors.Is(err, ErrNoFeature) holds.
+type FeatureError struct {
+	Kernel string // release and path
+	Option string // such as CONFIG_BLK_DEV_INITRD; more than one where any of them would do
+	Source string // where the configuration was read: a file, or the kernel itself
+	Use    string // what a guest needs it for
+}
+
+func (e *FeatureError) Error() string {
+	return fmt.Sprintf("kernel %s: %s not set, says %s: a guest needs it for %s: use a kernel that has it: %s", e.Kernel, e.Option, e.Source, e.Use, fixNoKernel)
+}
+
+// Is reports whether target is ErrNoFeature.
+func (e *FeatureError) Is(target error) bool { return target == ErrNoFeature }
 
 // ModuleError reports a module that the kernel neither has built in nor ships. errors.Is(err, ErrNoModule) holds.
 type ModuleError struct {

@@ -27,6 +27,8 @@ type Kernel struct {
 	Release string
 	// Origin is the step of the ladder that found it, for example "cache"; "" from Open.
 	Origin string
+	// Tried are the steps of the ladder that gave no kernel before this one was found; nil from Open.
+	Tried []Step
 	// ModuleTree is lib/modules/RELEASE of this kernel, or nil if none was found.
 	ModuleTree fs.FS
 
@@ -40,7 +42,8 @@ type Kernel struct {
 	configFile string // "" if none was found beside the kernel
 	scan       sync.Once
 	config     Config
-	hasACPI    bool // found in the image; only meaningful if config is unknown
+	configFrom string // where config was read, in words
+	hasACPI    bool   // found in the image; only meaningful if config is unknown
 
 	modules sync.Once
 	index   *moduleIndex
@@ -108,6 +111,9 @@ func Open(ctx context.Context, path string) (*Kernel, error) {
 // quiet is the progress function of callers that want none.
 func quiet(string) {}
 
+// openFile is os.Open, but for tests: root may read every file.
+var openFile = os.Open
+
 func open(ctx context.Context, path string, say func(string)) (*Kernel, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -119,7 +125,10 @@ func open(ctx context.Context, path string, say func(string)) (*Kernel, error) {
 	if !info.Mode().IsRegular() {
 		return nil, &FormatError{File: path, Kind: ErrNotKernel, Detail: "it is no regular file", Fix: "give a vmlinux, a bzImage, a folder or a .deb"}
 	}
-	f, err := os.Open(path)
+	f, err := openFile(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, &UnreadableError{File: path, Mode: info.Mode().Perm(), Err: err}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
 	}

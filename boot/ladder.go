@@ -18,11 +18,14 @@ const EnvKernel = "HUTCH_KERNEL"
 const (
 	RefAuto = "auto" // the whole ladder
 	RefHost = "host" // the kernel of this machine
-	RefOwn  = "own"  // the kernel of our own, built by `make kernel`
+	RefOwn  = "own"  // the kernel of our own, built by `hutch kernel build`
 )
 
-// fixNoKernel is the one command that gives every machine a kernel.
-const fixNoKernel = "hutch kernel fetch linux-image-cloud-amd64"
+// The commands that give a machine a kernel: in seconds, and in minutes.
+const (
+	fixNoKernel  = "hutch kernel fetch linux-image-cloud-amd64"
+	fixOwnKernel = "hutch kernel build"
+)
 
 // ResolveOptions say which kernel to use. The zero value walks the ladder.
 type ResolveOptions struct {
@@ -43,20 +46,33 @@ type Step struct {
 	Err  error  // why it gave no kernel
 }
 
+// Reason is Err in words, without the path that Try has already, on one line.
+func (s Step) Reason() string {
+	text := strings.TrimPrefix(s.Err.Error(), "kernel: ")
+	for _, op := range []string{"", "open ", "stat "} {
+		text = strings.TrimPrefix(text, op+s.Try+": ")
+	}
+	return strings.ReplaceAll(text, "\n", "; ")
+}
+
 // NoKernelError lists why no step of the ladder gave a kernel. errors.Is(err, ErrNoKernel) holds, and errors.Is and As reach the errors of the
 // steps.
 type NoKernelError struct {
 	Steps []Step
 	Fix   string // the command that helps
+	Also  string // another way, or ""
 }
 
 func (e *NoKernelError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%v:", ErrNoKernel)
 	for _, s := range e.Steps {
-		fmt.Fprintf(&b, "\n  %s: %s: %v", s.Name, s.Try, s.Err)
+		fmt.Fprintf(&b, "\n  %s: %s: %s", s.Name, s.Try, s.Reason())
 	}
 	fmt.Fprintf(&b, "\nrun: %s", e.Fix)
+	if e.Also != "" {
+		fmt.Fprintf(&b, "\nor:  %s", e.Also)
+	}
 	return b.String()
 }
 
@@ -89,21 +105,36 @@ func Resolve(ctx context.Context, o ResolveOptions) (*Kernel, error) {
 	if ref != "" && ref != RefAuto {
 		return resolveNamed(ctx, o, step, ref)
 	}
-	steps := []Step{{"option", "kernel", errNotSet}}
+	steps := []Step{{"option", "WithKernel, --kernel", errNotSet}}
 	if o.Ref == "" {
 		steps = append(steps, Step{"environment", "$" + EnvKernel, errNotSet})
 	}
-	k, tried, err := fromCache(ctx, o, "")
-	steps = append(steps, tried...)
-	if k != nil || err != nil {
-		return k, err
+	for _, from := range []func() (*Kernel, []Step, error){
+		func() (*Kernel, []Step, error) { return fromCache(ctx, o, "") }, func() (*Kernel, []Step, error) { return fromHost(ctx, o) },
+	} {
+		k, tried, err := from()
+		steps = append(steps, tried...)
+		if err != nil {
+			return nil, err
+		}
+		if k != nil {
+			k.Tried = steps
+			return k, nil
+		}
 	}
-	k, tried, err = fromHost(ctx, o)
-	steps = append(steps, tried...)
-	if k != nil || err != nil {
-		return k, err
+	return nil, noKernel(steps, fixNoKernel, fixOwnKernel)
+}
+
+// noKernel is the error of these steps. When one of them met a file that only root may read, making it readable is the other way.
+func noKernel(steps []Step, fix, also string) *NoKernelError {
+	for _, s := range steps {
+		var u *UnreadableError
+		if errors.As(s.Err, &u) {
+			also = u.fix()
+			break
+		}
 	}
-	return nil, &NoKernelError{Steps: steps, Fix: fixNoKernel}
+	return &NoKernelError{Steps: steps, Fix: fix, Also: also}
 }
 
 // resolveNamed opens the kernel ref.
@@ -111,20 +142,18 @@ func resolveNamed(ctx context.Context, o ResolveOptions, step, ref string) (*Ker
 	var k *Kernel
 	var tried []Step
 	var err error
-	fix := fixNoKernel
+	fix, also := fixNoKernel, "hutch kernel list, which names the kernels that are there"
 	switch {
 	case ref == RefHost:
+		also = fixOwnKernel
 		k, tried, err = fromHost(ctx, o)
 	case ref == RefOwn:
-		fix = "make kernel"
+		fix, also = fixOwnKernel, fixNoKernel+", and name that package"
 		k, tried, err = fromCache(ctx, o, RefOwn)
 	case strings.ContainsRune(ref, filepath.Separator) || exists(ref):
 		k, err = open(ctx, ref, o.Progress)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 			tried, err = []Step{{step, ref, err}}, nil
-			if errors.Is(tried[0].Err, fs.ErrPermission) {
-				fix = "sudo install -m 0644 " + ref + " ~/vmlinuz-for-hutch, or: " + fixNoKernel
-			}
 		}
 	default:
 		if packageLike(ref) {
@@ -139,11 +168,12 @@ func resolveNamed(ctx context.Context, o ResolveOptions, step, ref string) (*Ker
 		return nil, fmt.Errorf("kernel %q (%s): %w", ref, step, err)
 	}
 	if k == nil {
-		return nil, &NoKernelError{Steps: tried, Fix: fix}
+		return nil, noKernel(tried, fix, also)
 	}
 	if k.Origin == "" {
 		k.Origin = step
 	}
+	k.Tried = tried
 	return k, nil
 }
 
@@ -181,7 +211,7 @@ func fromCache(ctx context.Context, o ResolveOptions, name string) (*Kernel, []S
 		steps = append(steps, Step{"cache", c.Name, err})
 	}
 	if !sawOwn && (name == "" || name == RefOwn) {
-		steps = append(steps, Step{"cache", "own kernel", errors.New("not built (make kernel)")})
+		steps = append(steps, Step{"cache", "own kernel", errors.New("not built")})
 	}
 	if name == "" && len(steps) == 1 && !sawOwn {
 		steps = append(steps, Step{"cache", "fetched kernels", errNoneThere})
