@@ -134,7 +134,7 @@ func exchangeHello(conn net.Conn) (*Hello, error) {
 		return fail(fmt.Sprintf("magic %.40q, want %q", h.Magic, magic), nil)
 	}
 	if h.Version != Version {
-		return fail(fmt.Sprintf("agent speaks protocol version %d, this host %d; rebuild the initramfs with this version of hutch", h.Version, Version), nil)
+		return nil, &VersionError{Agent: h.Version, Host: Version, Build: h.Build}
 	}
 	nonce := make([]byte, 16)
 	rand.Read(nonce) // never fails
@@ -346,7 +346,7 @@ func (c *Client) streamErr(err error) error {
 		c.fail(fmt.Errorf("%w: %w", ErrAgentLost, err))
 	}
 	if errors.Is(err, yamux.ErrStreamsExhausted) {
-		return &LimitError{What: "streams over the life of a connection", Max: 1 << 31}
+		return &LimitError{What: LimitStreams, Max: 1 << 31}
 	}
 	return fmt.Errorf("%w (%w)", c.lostErr(), err)
 }

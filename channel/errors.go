@@ -47,12 +47,54 @@ func (e *ProtocolError) Unwrap() error { return e.Err }
 
 // LimitError reports that a documented limit was reached; nothing was started.
 type LimitError struct {
-	What string // "sessions", "request bytes", ...
+	What string // one of the Limit constants
 	Max  int    // the limit
+	Need int    // what was asked for, in bytes, where it is known; 0 = not known
 }
 
+// What a LimitError is about.
+const (
+	LimitSessions      = "sessions"                              // execs of this client at once
+	LimitAgentSessions = "sessions in the agent"                 // execs of all clients at once
+	LimitRequest       = "request bytes"                         // arguments, environment and the rest of one message
+	LimitReplay        = "replay bytes in the agent"             // what all detachable execs keep together
+	LimitStreams       = "streams over the life of a connection" // all that there ever were
+)
+
 func (e *LimitError) Error() string {
-	return fmt.Sprintf("channel: limit of %d %s reached; wait for some to end or raise the limit in Config", e.Max, e.What)
+	switch e.What {
+	case LimitSessions, LimitAgentSessions:
+		return fmt.Sprintf("channel: %d commands run already, the most that run at once: wait for some to end, or use another sandbox", e.Max)
+	case LimitRequest:
+		return fmt.Sprintf("channel: the command's arguments, environment and options have %d bytes together, the most is %d: pass less, and the rest as standard input", e.Need, e.Max)
+	case LimitReplay:
+		want := ""
+		if e.Need > 0 {
+			want = fmt.Sprintf(", and this one asks for %d", e.Need)
+		}
+		return fmt.Sprintf("channel: detachable commands keep at most %d bytes of output in all, an eighth of the guest's memory%s: "+
+			"ask for less (a command without a terminal keeps its replay twice, for stdout and stderr), end others, or give the guest more memory", e.Max, want)
+	case LimitStreams:
+		return fmt.Sprintf("channel: %d streams have been opened, all that a connection has: use a new sandbox", e.Max)
+	}
+	return fmt.Sprintf("channel: limit of %d %s reached", e.Max, e.What)
+}
+
+// VersionError reports an agent of another protocol version: the guest's image and this program were built from different versions of hutch.
+type VersionError struct {
+	Agent, Host int    // protocol versions
+	Build       string // what the agent says about itself; may be empty
+}
+
+func (e *VersionError) Error() string {
+	s := fmt.Sprintf("channel: the guest's agent speaks protocol version %d, this program version %d", e.Agent, e.Host)
+	if e.Build != "" {
+		s += fmt.Sprintf(" (the agent is %s)", printable(e.Build))
+	}
+	if e.Agent > e.Host {
+		return s + ": build this program with the newer hutch, or rebuild the image with this one's: hutch image build"
+	}
+	return s + ": rebuild the image with this program's version of hutch: hutch image build"
 }
 
 // TruncatedError reports that fewer or more bytes of an output stream arrived

@@ -62,7 +62,7 @@ func appendFrame[T any](b []byte, v *T) ([]byte, error) {
 		return b, err
 	}
 	if len(p) > maxFrame {
-		return b, &LimitError{What: "request bytes", Max: maxFrame}
+		return b, &LimitError{What: LimitRequest, Max: maxFrame, Need: len(p)}
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(len(p)))
 	return append(b, p...), nil

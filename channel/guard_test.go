@@ -431,7 +431,8 @@ func TestHandshakeFailures(t *testing.T) {
 			}()
 			_, err := NewClient(context.Background(), host, Config{})
 			var pe *ProtocolError
-			if !errors.As(err, &pe) || !strings.Contains(err.Error(), tt.want) {
+			var ve *VersionError
+			if !errors.As(err, &pe) && !errors.As(err, &ve) || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("%v, want %q", err, tt.want)
 			}
 		})

@@ -164,6 +164,18 @@ type Request struct {
 // from Stdio.
 func (r *Request) Merged() bool { return r.Wired&wiredMerged != 0 }
 
+// replayBytes is what the agent sets aside for the output of a detachable exec: the replay of each stream.
+func (r *Request) replayBytes() int {
+	n := int(r.Replay)
+	if n == 0 {
+		n = DefaultReplay
+	}
+	if r.TTY == nil && !r.Merged() {
+		n *= 2
+	}
+	return n
+}
+
 // Limits are cgroup limits of one exec's tree. 0 = none.
 type Limits struct {
 	Memory int64 `cbor:"1,keyasint,omitempty"` // bytes; beyond it the OOM killer ends a process: Exit.OOM

@@ -281,7 +281,7 @@ func (c *Client) register(p *Process) error {
 	case p.attach == nil && c.sessions[p.key()] != nil:
 		return &StartError{Stage: StageSession, Path: p.req.Session, Msg: "session ID is in use"}
 	case len(c.sessions) >= c.cfg.MaxSessions:
-		return &LimitError{What: "sessions", Max: c.cfg.MaxSessions}
+		return &LimitError{What: LimitSessions, Max: c.cfg.MaxSessions}
 	}
 	p.tag = c.countAttach()
 	if p.attach != nil {

@@ -214,7 +214,7 @@ func (p *Process) handle(m *agentMsg) (over bool, err error) {
 	running := isClosed(p.started)
 	switch {
 	case m.Failed != nil && !running:
-		return true, m.Failed.err(p.req.Session)
+		return true, m.Failed.err(&p.req)
 	case m.Attached != nil && !running && p.attach != nil:
 		return false, p.attached(m.Attached)
 	case m.Started != nil && !running && p.attach == nil:
@@ -267,7 +267,8 @@ func isClosed(ch <-chan struct{}) bool {
 	}
 }
 
-func (m *failedMsg) err(id string) error {
+func (m *failedMsg) err(r *Request) error {
+	id := r.Session
 	switch {
 	case m.Why == ReasonNotFound:
 		return fmt.Errorf("%w: %q", ErrSessionNotFound, id)
@@ -282,9 +283,9 @@ func (m *failedMsg) err(id string) error {
 		}
 		return &GapError{Stream: name, Want: m.Gap.Want, Have: m.Gap.Have}
 	case m.Why == ReasonReplay:
-		return &LimitError{What: "replay bytes in the agent", Max: m.Max}
+		return &LimitError{What: LimitReplay, Max: m.Max, Need: r.replayBytes()}
 	case m.Stage == StageLimit:
-		return &LimitError{What: "sessions in the agent", Max: m.Max}
+		return &LimitError{What: LimitAgentSessions, Max: m.Max}
 	}
 	return &StartError{Stage: printable(m.Stage), Errno: Errno(m.Errno), Path: m.Path, Msg: m.Msg, bare: m.Bare}
 }
