@@ -31,8 +31,11 @@ const ReasonHolder Reason = "holder lost"
 // When the sandbox ends, calls return the *StoppedError of its machine, or ErrClosed when its holder closed it. Logs reads nothing: the log is the
 // holder's, at Info.Log.
 //
-// Errors: ErrNotRunning, fs.ErrPermission, ctx's.
+// Errors: ErrNotRunning, *SocketPathError, fs.ErrPermission, ctx's.
 func ConnectSocket(ctx context.Context, path string) (*Sandbox, error) {
+	if err := checkSocketPath(path); err != nil {
+		return nil, err
+	}
 	cfg, err := resolve(nil)
 	if err != nil {
 		return nil, err

@@ -11,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/hutchvm/hutch/sandbox/execlog"
@@ -63,9 +65,17 @@ func CheckName(name string) error {
 	return nil
 }
 
+// xdg is a folder that a variable of the XDG Base Directory Specification names, or "" where it is not set, or relative: such a path is to be ignored.
+func xdg(variable string) string {
+	if dir := os.Getenv(variable); filepath.IsAbs(dir) {
+		return dir
+	}
+	return ""
+}
+
 // stateDir is the folder of all named sandboxes.
 func stateDir() (string, error) {
-	dir := os.Getenv("XDG_STATE_HOME")
+	dir := xdg("XDG_STATE_HOME")
 	if dir == "" {
 		home, err := os.UserHomeDir()
 		if err != nil {
@@ -78,7 +88,7 @@ func stateDir() (string, error) {
 
 // socketDir is the folder of the sockets, made if need be and nobody else's.
 func socketDir() (string, error) {
-	dir := os.Getenv("XDG_RUNTIME_DIR")
+	dir := xdg("XDG_RUNTIME_DIR")
 	if dir == "" {
 		dir = filepath.Join(os.TempDir(), fmt.Sprintf("hutch-%d", os.Getuid()))
 	} else {
@@ -94,6 +104,31 @@ func socketDir() (string, error) {
 		return "", err
 	}
 	return dir, nil
+}
+
+// A SocketPathError is a path that no Unix socket can have, because it is too long.
+type SocketPathError struct {
+	Path string
+	Max  int // bytes
+}
+
+func (e *SocketPathError) Error() string {
+	return fmt.Sprintf("sandbox: %s: a socket's path has at most %d bytes, and this one has %d: set XDG_RUNTIME_DIR to a folder with a shorter path, or give a shorter name",
+		e.Path, e.Max, len(e.Path))
+}
+
+// maxSocketPath is the longest path of a socket in bytes: unix(7), sun_path, without its NUL. It is 4 bytes less on BSD and macOS.
+const maxSocketPath = 107
+
+func checkSocketPath(path string) error {
+	most := maxSocketPath
+	if runtime.GOOS != "linux" {
+		most -= 4
+	}
+	if len(path) > most {
+		return &SocketPathError{path, most}
+	}
+	return nil
 }
 
 // named is the place of one named sandbox.
@@ -139,26 +174,59 @@ func (n named) read() (*Record, error) {
 	return &r, nil
 }
 
-// write replaces the record.
+// write replaces the record, whole or not at all, also when the machine loses its power in the middle of it.
 func (n named) write(r *Record) error {
 	b, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
 		return err
 	}
 	tmp := n.recordPath() + ".new"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+	if err := writeSynced(tmp, append(b, '\n')); err != nil {
+		os.Remove(tmp)
 		return err
 	}
-	return os.Rename(tmp, n.recordPath())
+	if err := os.Rename(tmp, n.recordPath()); err != nil {
+		return err
+	}
+	return syncDir(n.dir)
+}
+
+// writeSynced writes a file that only this user may read, and returns when it is on the disk.
+func writeSynced(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// syncDir makes a rename in the folder last. File systems that cannot sync a folder say EINVAL, and need not.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
 }
 
 // Hold makes a sandbox that other processes can connect to by name, and holds it until it ends: by Stop, by the end of ctx, or by itself. It is
 // what a holder process runs; `hutch create` starts one. ready is called when the sandbox can be used.
 //
 // What the commands print is logged in the sandbox's folder, beside the sinks of WithLogs. Record and log stay after the end, until Remove.
-// Errors: ErrNameTaken, those of New, and why the sandbox ended by itself.
+// Errors: ErrNameTaken, *SocketPathError, those of New, and why the sandbox ended by itself.
 func Hold(ctx context.Context, name string, ready func(*Sandbox), opts ...Option) error {
 	n, err := placeOf(name)
+	if err == nil {
+		err = checkSocketPath(n.socket) // a boot takes a while: it is not to be for nothing
+	}
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,6 @@
 // Package cachedir names the one folder under which hutch keeps what it fetched or built, and locks parts of it.
 //
-// The folder is $HUTCH_CACHE when that is set, else hutch inside os.UserCacheDir (which honours XDG_CACHE_HOME). Everything in it can be
+// The folder is $HUTCH_CACHE when that is set, else hutch inside os.UserCacheDir (which honours an absolute XDG_CACHE_HOME). Everything in it can be
 // deleted at any time while no hutch process runs; the next run fetches or builds it again.
 package cachedir
 
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 )
 
 // Env is the environment variable that overrides the cache folder.
@@ -20,7 +21,7 @@ const Env = "HUTCH_CACHE"
 func Dir(elem ...string) (string, error) {
 	root := os.Getenv(Env)
 	if root == "" {
-		user, err := os.UserCacheDir()
+		user, err := userCacheDir()
 		if err != nil {
 			return "", fmt.Errorf("cache folder: %w (set HOME, XDG_CACHE_HOME or %s)", err, Env)
 		}
@@ -31,4 +32,14 @@ func Dir(elem ...string) (string, error) {
 		return "", fmt.Errorf("cache folder: %w (set %s to a folder that can be written)", err, Env)
 	}
 	return dir, nil
+}
+
+// userCacheDir is os.UserCacheDir, but for a relative XDG_CACHE_HOME, which is ignored: "If an implementation encounters a relative path in any of these
+// variables it should consider the path invalid and ignore it" (XDG Base Directory Specification 0.8, "Basics").
+func userCacheDir() (string, error) {
+	if xdg := os.Getenv("XDG_CACHE_HOME"); xdg == "" || filepath.IsAbs(xdg) || runtime.GOOS == "windows" || runtime.GOOS == "darwin" {
+		return os.UserCacheDir()
+	}
+	home, err := os.UserHomeDir()
+	return filepath.Join(home, ".cache"), err
 }
