@@ -197,8 +197,14 @@ func (e *StartError) Error() string {
 	if e.Msg != "" {
 		s += fmt.Sprintf(": %s", printable(e.Msg))
 	}
-	if e.Errno != 0 {
+	if e.Errno != 0 && (e.Msg == "" || e.Errno != EINVAL) { // EINVAL says nothing that the message does not
 		s += ": " + e.Errno.Error()
+	}
+	switch {
+	case e.Stage == StageLookup && e.Errno == EACCES:
+		s += " (is it executable?)"
+	case e.Stage == StageExec && e.Errno == ENOEXEC:
+		s += " (a program for another machine, or a script without #! in its first line)"
 	}
 	return s
 }

@@ -46,8 +46,8 @@ func bootSandbox(ctx context.Context, cfg *config) (*Sandbox, error) {
 	}
 	tail := b.console.tail(consoleTail)
 	b.console.close()
-	if b.stage == StageRunning && b.machine.driverReady() {
-		b.stage = StageDevices
+	if b.stage == StageRunning {
+		b.stage = b.machine.evidence().stage()
 	}
 	return nil, wrapBoot(b.stage, tail, err)
 }
@@ -91,7 +91,7 @@ func openKVM(path string) (*kvm.System, error) {
 	}
 	probe, err := sys.Probe()
 	if err == nil && probe.SoftwareKVM() {
-		err = fmt.Errorf("%s: %w: guest kernels are interpreted in software here and ordinary ones do not run (%s); run the program in hutch's lab, which emulates a machine with hardware virtualisation: kvmlab -- COMMAND", path, ErrSoftwareKVM, probe)
+		err = softwareKVM(path, probe)
 	}
 	if err != nil {
 		sys.Close()
@@ -100,12 +100,21 @@ func openKVM(path string) (*kvm.System, error) {
 	return sys, nil
 }
 
+// softwareKVM is the refusal of a KVM that no kernel runs on.
+func softwareKVM(path string, probe kvm.Probe) error {
+	return fmt.Errorf("%s: %w: %v: it interprets guest kernels, and ordinary ones do not run on it: use a machine with hardware virtualisation, or %s",
+		path, ErrSoftwareKVM, probe, labHint)
+}
+
 func (b *booting) findKernel(ctx context.Context) error {
 	k, err := bootpkg.Resolve(ctx, bootpkg.ResolveOptions{Ref: b.cfg.kernel, Progress: b.cfg.progress})
 	if err != nil {
 		return err
 	}
 	b.kernel = k
+	if err := k.CheckFeatures(); err != nil {
+		return err // the boot would only time out
+	}
 	b.stage, b.times.Kernel = StageKernel, b.since()
 	return nil
 }
@@ -173,7 +182,7 @@ func (b *booting) build(sys *kvm.System) error {
 
 // start runs the machine and waits for the agent. The caller ends the machine on an error.
 func (b *booting) start(ctx context.Context) (*Sandbox, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.bootTimeout, fmt.Errorf("%w: waited %v (WithBootTimeout changes that)", ErrBootTimeout, b.cfg.bootTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.bootTimeout, fmt.Errorf("%w: waited %v; WithBootTimeout changes that", ErrBootTimeout, b.cfg.bootTimeout))
 	defer cancel()
 	// Whatever ends the machine or the context unblocks the listener.
 	stop := context.AfterFunc(ctx, func() { b.listener.Close() })
@@ -191,6 +200,9 @@ func (b *booting) start(ctx context.Context) (*Sandbox, error) {
 	client, err := channel.NewClient(ctx, conn, channel.Config{HandshakeTimeout: b.cfg.bootTimeout, Logger: b.cfg.logger})
 	if err != nil {
 		conn.Close()
+		if ve := (*channel.VersionError)(nil); errors.As(err, &ve) {
+			return nil, fmt.Errorf("%s: %w", b.info.Initramfs, err)
+		}
 		return nil, b.explain(ctx, err)
 	}
 	b.stage, b.times.Agent = StageReady, b.since()

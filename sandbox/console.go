@@ -95,6 +95,18 @@ func (c *console) panicMessage() (msg string, found bool) {
 	return sanitize(bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(rest), []byte(":")))), true
 }
 
+// initMarks are what a guest prints once its kernel has turned to the first program: init/main.c, kernel/exit.c; the last is our agent's.
+var initMarks = []string{"Run /init as init process", "Failed to execute /init", "Attempted to kill init!", "No working init found", "hutch-agent: "}
+
+// evidence tells what the console shows of the boot.
+func (c *console) evidence() (printed, init bool) {
+	text := c.tail(consoleRing)
+	for _, mark := range initMarks {
+		init = init || bytes.Contains(text, []byte(mark))
+	}
+	return len(text) > 0, init
+}
+
 // forward writes the console to out until close, then what is left.
 func (c *console) forward() {
 	defer close(c.done)

@@ -34,6 +34,9 @@ var (
 	ErrBootTimeout = errors.New("the guest agent did not answer in time")
 )
 
+// labHint is the way out for a machine without hardware virtualisation.
+const labHint = "hutch's lab, which emulates one: bin/kvmlab -- COMMAND, in a checkout of hutch after make build"
+
 // A ConfigError is an option of New, or a field of a command, that cannot work.
 type ConfigError struct {
 	Option string // name of the option, such as "WithMemory"
@@ -47,7 +50,7 @@ func (e *ConfigError) Error() string {
 
 // A BootError is a failure of New after its options were found to be sound.
 //
-// Stage is the last stage that was reached, Console the last output of the guest's serial console (at most consoleTail bytes), Err the cause.
+// Stage is the last stage that there is evidence of, Console the last output of the guest's serial console (at most consoleTail bytes), Err the cause.
 type BootError struct {
 	Stage   Stage
 	Console []byte
@@ -59,9 +62,12 @@ func (e *BootError) Error() string {
 	if stopped, ok := e.Err.(*StoppedError); ok {
 		cause = stopped.brief() // its console would stand here twice
 	}
-	msg := fmt.Sprintf("boot: %s: %s", e.Stage.doing(), cause)
 	if e.Stage < StageRunning {
-		return msg // no guest has run: there is no console to show
+		return fmt.Sprintf("boot: %s: %s", e.Stage.doing(), cause) // no guest has run: there is no console to show
+	}
+	msg := fmt.Sprintf("boot: stage %q: %s: %s", e.Stage, e.Stage.doing(), cause)
+	if errors.Is(e.Err, ErrBootTimeout) && e.Stage < StageAgent {
+		msg += `, and WithCmdline("loglevel=7") makes the kernel say what it does`
 	}
 	return withConsole(msg, e.Console)
 }
@@ -73,11 +79,13 @@ type Reason string
 
 // The ways in which a virtual machine ends by itself.
 const (
-	ReasonPanic    Reason = "guest kernel panic"
-	ReasonReboot   Reason = "guest rebooted"
-	ReasonPowerOff Reason = "guest powered off"
-	ReasonAgent    Reason = "guest agent lost"
-	ReasonVCPU     Reason = "virtual CPU failed"
+	ReasonPanic  Reason = "guest kernel panic"
+	ReasonReboot Reason = "guest rebooted"
+	// ReasonTripleFault: an exception that the guest could not handle, where a real processor resets the machine.
+	ReasonTripleFault Reason = "guest crashed with a triple fault"
+	ReasonPowerOff    Reason = "guest powered off"
+	ReasonAgent       Reason = "guest agent lost"
+	ReasonVCPU        Reason = "virtual CPU failed"
 )
 
 // A StoppedError is what every call gets once the virtual machine has ended by itself, with errors.Is(err, ErrStopped).

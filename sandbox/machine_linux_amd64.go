@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hutchvm/hutch/boot"
 	"github.com/hutchvm/hutch/devices"
@@ -44,6 +45,7 @@ type machine struct {
 	faults *faultLog
 
 	threads sync.WaitGroup // virtual CPUs
+	exited  atomic.Bool    // the guest has used a device
 
 	life
 }
@@ -192,23 +194,23 @@ func (m *machine) runVCPU(vcpu *kvm.VCPU) {
 	case err != nil:
 		m.end(&StoppedError{Reason: ReasonVCPU, Err: err})
 	case exit.Reason == kvm.ExitStopped:
-	case exit.Reason == kvm.ExitShutdown: // a triple fault, which is how a kernel resets when all else fails
-		m.end(m.resetCause())
+	case exit.Reason == kvm.ExitShutdown:
+		m.end(m.resetCause(ReasonTripleFault))
 	case exit.Reason == kvm.ExitSystemEvent && exit.Event == kvm.EventShutdown:
 		m.end(&StoppedError{Reason: ReasonPowerOff})
 	case exit.Reason == kvm.ExitSystemEvent:
-		m.end(m.resetCause())
+		m.end(m.resetCause(ReasonReboot))
 	default:
 		m.end(&StoppedError{Reason: ReasonVCPU, Err: fmt.Errorf("virtual CPU %d: unexpected exit %v", vcpu.ID(), exit.Reason)})
 	}
 }
 
-// resetCause tells a kernel panic, after which the kernel resets the machine (panic=-1), from a plain reboot.
-func (m *machine) resetCause() error {
+// resetCause tells a kernel panic, after which the kernel resets the machine (panic=-1), from a reset for its own sake.
+func (m *machine) resetCause(otherwise Reason) error {
 	if msg, ok := m.console.panicMessage(); ok {
 		return &StoppedError{Reason: ReasonPanic, Message: msg}
 	}
-	return &StoppedError{Reason: ReasonReboot}
+	return &StoppedError{Reason: otherwise}
 }
 
 // end makes the machine end for the given cause; only the first cause counts. It returns at once and may be called from a virtual CPU.
@@ -264,5 +266,9 @@ func (m *machine) release() {
 // discard frees a machine that was built but never started.
 func (m *machine) discard() { m.release() }
 
-// driverReady says whether the guest's driver has set the socket device up.
-func (m *machine) driverReady() bool { return m.trans.Status()&virtio.StatusDriverOK != 0 }
+// evidence is what was seen of the guest so far.
+func (m *machine) evidence() evidence {
+	e := evidence{exited: m.exited.Load(), driver: m.trans.Status()&virtio.StatusDriverOK != 0}
+	e.printed, e.init = m.console.evidence()
+	return e
+}

@@ -9,10 +9,32 @@ import (
 // the buses are fixed once the machine is built and each device has its own lock.
 type exitHandler machine
 
-func (h *exitHandler) PortIn(port uint16, p []byte)   { h.ports.Read(uint64(port), p) }
-func (h *exitHandler) PortOut(port uint16, p []byte)  { h.ports.Write(uint64(port), p) }
-func (h *exitHandler) MMIORead(gpa uint64, p []byte)  { h.mmio.Read(gpa, p) }
-func (h *exitHandler) MMIOWrite(gpa uint64, p []byte) { h.mmio.Write(gpa, p) }
+func (h *exitHandler) PortIn(port uint16, p []byte) {
+	h.exit()
+	h.ports.Read(uint64(port), p)
+}
+
+func (h *exitHandler) PortOut(port uint16, p []byte) {
+	h.exit()
+	h.ports.Write(uint64(port), p)
+}
+
+func (h *exitHandler) MMIORead(gpa uint64, p []byte) {
+	h.exit()
+	h.mmio.Read(gpa, p)
+}
+
+func (h *exitHandler) MMIOWrite(gpa uint64, p []byte) {
+	h.exit()
+	h.mmio.Write(gpa, p)
+}
+
+// exit notes that the guest has come to use a device. It mostly only reads, so that virtual CPUs do not contend for the word.
+func (h *exitHandler) exit() {
+	if !h.exited.Load() {
+		h.exited.Store(true)
+	}
+}
 
 // controlPort is one of the ports that the ACPI tables name for power-off and reset: it reads as zero, and writing value calls act.
 type controlPort struct {
@@ -35,7 +57,7 @@ func (m *machine) addPorts() error {
 		return err
 	}
 	m.serial = devices.NewSerial(m.console, raise)
-	reset := func() { m.end(m.resetCause()) }
+	reset := func() { m.end(m.resetCause(ReasonReboot)) }
 	powerOff := func() { m.end(&StoppedError{Reason: ReasonPowerOff}) }
 	for _, d := range []struct {
 		name       string

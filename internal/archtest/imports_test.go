@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"cmd/kvmlab":              {"agent", "channel", "boot/debpkg", "internal/cachedir"},
 	"examples/demo":           {"sandbox", "boot", "boot/ownkernel", "initramfs"},
 	"internal/archtest":       {},
+	"internal/errdoc":         {},
 	"internal/tmuxtest":       {"boot/debpkg", "internal/cachedir"},
 	"internal/tmuxtest/fetch": {"internal/tmuxtest"},
 	"channel/channeltest":     {},
