@@ -277,7 +277,7 @@ func (r *relay) request(k meetKey, first []byte, st *yamux.Stream) ([]byte, *con
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t := &controlTap{tap: tap, id: req.Session}
+	t := &controlTap{tap: tap, req: &req}
 	if r.taps[k] == nil { // else the agent refuses this one
 		t.exec = &tapped{tap: tap, begun: make(chan struct{})}
 		r.taps[k] = t.exec
@@ -342,7 +342,7 @@ type controlTap struct {
 	tap  ExecTap
 	exec *tapped // nil for the second exec of one key
 	buf  []byte  // the start of an incomplete message
-	id   string  // the session's
+	req  *Request
 	exit *Exit
 	over bool
 
@@ -386,7 +386,7 @@ func (t *controlTap) message(m *agentMsg) {
 			close(t.exec.begun)
 		}
 	case m.Failed != nil:
-		t.failure = m.Failed.err(t.id)
+		t.failure = m.Failed.err(t.req)
 	case m.Exited != nil && m.Exited.valid():
 		t.exit = m.Exited.exit()
 	case m.Drained != nil && t.exit != nil:
