@@ -102,9 +102,9 @@ var probes = map[string][]byte{
 	"hi": code(say(1, "hi\n"), exitWith(5)),
 	// wait: nothing, for ever.
 	"wait": wait,
-	// deaf: blocks SIGTERM, says so and waits; its child does too, in a session of its own.
+	// deaf: blocks SIGTERM, says so and waits; its child does too, in a session of its own, a minute at most.
 	"deaf": code(push(1<<(15-1)), onStack(1, 14, 0, 0, 0, 8), // rt_sigprocmask(SIG_BLOCK)
-		fork, ifZero(code(setsid, say(1, "child\n"), wait)), milliseconds(100), say(1, "deaf\n"), wait),
+		fork, ifZero(code(setsid, say(1, "child\n"), times(60, milliseconds(999)), exitWith(0))), milliseconds(100), say(1, "deaf\n"), wait),
 	// orphan: says hi and leaves a child that lives on for a moment, in a session of its own, and holds the output.
 	"orphan": code(fork, ifZero(code(setsid, milliseconds(50), exitWith(0))), say(1, "hi\n"), exitWith(0)),
 	// holder: the same with a child that stays, but a minute at most, so that none is left where no machine ends it.
