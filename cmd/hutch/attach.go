@@ -71,6 +71,7 @@ func attach(f *attachFlags, args []string) error {
 	if !stdinIsTerminal() {
 		opts = append(opts, sandbox.WithAttachIO(os.Stdin, os.Stdout, nil))
 	}
+	defer guardTerminal()()
 	code, err := sb.Session(info.ID).Attach(ctx, opts...)
 	if errors.Is(err, sandbox.ErrStdinBusy) {
 		return fmt.Errorf("%w (--takeover takes it, --read-only looks on)", err)

@@ -77,6 +77,7 @@ func (f *cmdFlags) attach(ctx context.Context, sb *sandbox.Sandbox, args []strin
 	if !stdinIsTerminal() {
 		opts = append(opts, sandbox.WithAttachIO(os.Stdin, os.Stdout, nil))
 	}
+	defer guardTerminal()()
 	code, err := sb.AttachWith(ctx, args[0], opts...)
 	return f.attached(ctx, args[0], code, err)
 }

@@ -66,7 +66,7 @@ The command's standard output, standard error and exit code are hutch's own. Exi
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w (%s --help lists the flags)", flagError(err), c.CommandPath())
 	})
-	root.AddCommand(newRun(), newShell(), newCreate(), newHold(), newExec(), newAttach(), newSessions(), newLogs(), newLs(), newInspect(), newStop(), newRm(), newKernel(), newImage(), newDoctor(), newVersion())
+	root.AddCommand(newRun(), newShell(), newCreate(), newHold(), newExec(), newAttach(), newSessions(), newLogs(), newLs(), newInspect(), newStop(), newRm(), newKernel(), newImage(), newDoctor(), newVersion(), newGuard())
 	return root
 }
 
