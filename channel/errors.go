@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os/exec"
+	"syscall"
 )
 
 var (
@@ -79,6 +80,9 @@ func (e *LimitError) Error() string {
 	}
 	return fmt.Sprintf("channel: limit of %d %s reached", e.Max, e.What)
 }
+
+// Is makes a command line that does not fit be what execve says of one.
+func (e *LimitError) Is(target error) bool { return e.What == LimitRequest && target == syscall.E2BIG }
 
 // VersionError reports an agent of another protocol version: the guest's image and this program were built from different versions of hutch.
 type VersionError struct {

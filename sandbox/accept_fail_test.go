@@ -76,8 +76,8 @@ func acceptDistinctFailures(t *testing.T, sb *Sandbox) {
 		seen[text] = tc.name
 	}
 	var le *LimitError
-	if _, err := sb.Exec(ctx, "true", many); !errors.As(err, &le) || le.Max != 1<<20 {
-		t.Errorf("3 MB of arguments: %.300v; want a *LimitError of the request's size", err)
+	if _, err := sb.Exec(ctx, "true", many); !errors.As(err, &le) || le.Max != 1<<20 || !errors.Is(err, syscall.E2BIG) {
+		t.Errorf("3 MB of arguments: %.300v; want a *LimitError of the request's size that is E2BIG", err)
 	}
 	var ce *ConfigError
 	if _, err := sb.Exec(ctx, "true", nil, WithExecEnv(map[string]string{"A": "b\x00c"})); !errors.As(err, &ce) {
