@@ -4,24 +4,23 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/hutchvm/hutch/kvm"
 )
 
-// mainEnv makes the test binary be hutch.
-const mainEnv = "HUTCH_TEST_BE_HUTCH"
-
+// TestMain puts a copy of the test binary that is hutch on the PATH: a program by itself, which can start itself again as a holder.
 func TestMain(m *testing.M) {
-	if os.Getenv(mainEnv) != "" {
-		os.Exit(run(os.Args[1:]))
-	}
-	os.Exit(m.Run())
+	testscript.Main(m, map[string]func(){"hutch": main})
 }
 
 type outcome struct {
@@ -32,16 +31,11 @@ type outcome struct {
 // hutch runs the command line with the given standard input.
 func hutch(t *testing.T, stdin string, args ...string) outcome {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), mainEnv+"=1")
+	cmd := exec.Command("hutch", args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err = cmd.Run()
+	err := cmd.Run()
 	var ee *exec.ExitError
 	if err != nil && !errors.As(err, &ee) {
 		t.Fatal(err)
@@ -49,8 +43,8 @@ func hutch(t *testing.T, stdin string, args ...string) outcome {
 	return outcome{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
-func needKVM(t *testing.T) {
-	t.Helper()
+// noGuest is why no guest can run here, and what to do.
+var noGuest = sync.OnceValue(func() error {
 	sys, err := kvm.Open()
 	if err == nil {
 		defer sys.Close()
@@ -60,13 +54,20 @@ func needKVM(t *testing.T) {
 		}
 	}
 	if err == nil {
-		return
+		return nil
 	}
-	const fix = "run it in the lab: go test -exec \"$PWD/bin/kvmlab --\" ./cmd/hutch"
-	if os.Getenv("HUTCH_REQUIRE_KVM") == "1" {
-		t.Fatalf("a guest is required and none can run: %v; %s", err, fix)
+	return fmt.Errorf("no guest can run here: %w; run it in the lab: go test -exec \"$PWD/bin/kvmlab --\" ./cmd/hutch", err)
+})
+
+func needKVM(t *testing.T) {
+	t.Helper()
+	switch err := noGuest(); {
+	case err == nil:
+	case os.Getenv("HUTCH_REQUIRE_KVM") == "1":
+		t.Fatal(err)
+	default:
+		t.Skip(err)
 	}
-	t.Skipf("no guest can run here: %v; %s", err, fix)
 }
 
 func TestRunPassesStreamsAndTheCodeThrough(t *testing.T) {
@@ -130,12 +131,7 @@ func TestRunWritesTheConsoleToAFile(t *testing.T) {
 
 func TestATerminationEndsHutchWithTheCodeOfTheSignal(t *testing.T) {
 	needKVM(t)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, "run", "--", "sh", "-c", "echo runs; sleep 1000")
-	cmd.Env = append(os.Environ(), mainEnv+"=1")
+	cmd := exec.Command("hutch", "run", "--", "sh", "-c", "echo runs; sleep 1000")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()

@@ -16,14 +16,13 @@ import (
 // ownDirs gives the test folders of its own for named sandboxes.
 func ownDirs(t *testing.T) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hutch") // a socket's path is short
+	dir, err := shortDir()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	t.Setenv("XDG_STATE_HOME", filepath.Join(dir, "state"))
 	t.Setenv("XDG_RUNTIME_DIR", filepath.Join(dir, "run"))
-	t.Setenv(mainEnv, "1") // for the holder
 }
 
 // want runs hutch and compares.
@@ -144,11 +143,7 @@ func TestKilledHolderLeavesNothingStale(t *testing.T) {
 	if o := hutch(t, "", "inspect", "victim"); json.Unmarshal([]byte(o.stdout), &rec) != nil || rec.PID < 2 {
 		t.Fatalf("inspect: %+v", o)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	running := exec.Command(self, "exec", "victim", "--", "sleep", "1000")
+	running := exec.Command("hutch", "exec", "victim", "--", "sleep", "1000")
 	var stderr bytes.Buffer
 	running.Stderr = &stderr
 	if err := running.Start(); err != nil {
