@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -127,8 +126,12 @@ func newHold() *cobra.Command {
 	c := &cobra.Command{
 		Use: "hold [flags] NAME", Hidden: true, Short: "Hold the microVM of hutch create", Args: oneName,
 		RunE: func(c *cobra.Command, args []string) error {
+			given, ok := os.LookupEnv(holdFlags)
+			if !ok { // the status descriptor would tell as well, were it not that the runtime may have opened a file there
+				return errors.New("hold: it is hutch create that starts this command")
+			}
 			var flags []string
-			if err := json.Unmarshal([]byte(cmp.Or(os.Getenv(holdFlags), "[]")), &flags); err != nil {
+			if err := json.Unmarshal([]byte(given), &flags); err != nil {
 				return fmt.Errorf("hold: %s: %w", holdFlags, err)
 			}
 			os.Unsetenv(holdFlags)
@@ -146,9 +149,6 @@ func newHold() *cobra.Command {
 // hold is the process that holds a named sandbox.
 func hold(f *createFlags, name string) error {
 	status := os.NewFile(holdFD, "status")
-	if _, err := status.Stat(); err != nil {
-		return errors.New("hold: it is hutch create that starts this command")
-	}
 	unix.CloseOnExec(holdFD)
 	report := json.NewEncoder(status)
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)

@@ -27,7 +27,9 @@ import (
 //	set VAR stdout|stderr|FILE RE    sets a variable to what the first group of the regular expression matches there
 //	until RE PROGRAM [ARG...]        runs the program, which must succeed, until its standard output matches
 //
-// and the conditions [guest] (a guest can run here; with HUTCH_REQUIRE_KVM=1 it is an error when none can) and [root].
+// and the conditions [guest] (a guest can run here; with HUTCH_REQUIRE_KVM=1 it is an error when none can), [root], and [guestlayer]
+// (HUTCH_REQUIRE_KVM=1: the slow layer of tests, which runs after all others) and [soak]
+// (HUTCH_SOAK=1: what takes minutes).
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                filepath.Join("testdata", "script"),
@@ -99,6 +101,10 @@ func scriptCondition(cond string) (bool, error) {
 			return false, err
 		}
 		return err == nil, nil
+	case "guestlayer":
+		return os.Getenv("HUTCH_REQUIRE_KVM") == "1", nil
+	case "soak":
+		return os.Getenv("HUTCH_SOAK") == "1", nil
 	case "root":
 		return os.Getuid() == 0, nil
 	}
