@@ -213,7 +213,7 @@ func (x *Session) Attach(ctx context.Context, opts ...AttachOption) (exitCode in
 // control runs f with a handle on the session that reads and writes nothing.
 func (x *Session) control(ctx context.Context, f func(p *channel.Process) error) error {
 	inner, cancel := context.WithCancel(ctx)
-	proc, err := x.attach(inner, channel.AttachRequest{FromStdout: -1, FromStderr: -1}, channel.Stdio{})
+	proc, err := x.attach(inner, channel.AttachRequest{FromStdout: -1, FromStderr: -1, Uncounted: true}, channel.Stdio{})
 	if err != nil {
 		cancel()
 		return err
@@ -250,7 +250,7 @@ func (x *Session) Kill(ctx context.Context) error {
 // Wait waits for the command's end; its output is left where it is. The state of one that has ended is returned at once. Errors:
 // ErrSessionNotFound, and ctx's, which leaves the command running.
 func (x *Session) Wait(ctx context.Context) (*ProcessState, error) {
-	proc, err := x.attach(ctx, channel.AttachRequest{FromStdout: -1, FromStderr: -1, ReadOnly: true}, channel.Stdio{})
+	proc, err := x.attach(ctx, channel.AttachRequest{FromStdout: -1, FromStderr: -1, ReadOnly: true, Uncounted: true}, channel.Stdio{})
 	if err != nil {
 		return nil, err
 	}

@@ -82,7 +82,7 @@ func attach(f *attachFlags, args []string) error {
 // plainID is an ID that can be shown and pasted. The guest names its sessions, and may be hostile; who gives one another ID names it.
 var plainID = regexp.MustCompile(`^[A-Za-z0-9._:@-]{1,128}$`)
 
-// findSession finds the session that the words name: the one of that ID, or the newest that runs on a terminal.
+// findSession finds the session that the words name: the one of that ID, or the newest that runs, one on a terminal first.
 func findSession(ctx context.Context, sb *sandbox.Sandbox, args []string) (*sandbox.SessionInfo, error) {
 	if len(args) == 2 {
 		info, err := sb.Session(args[1]).Info(ctx)
@@ -95,12 +95,14 @@ func findSession(ctx context.Context, sb *sandbox.Sandbox, args []string) (*sand
 	if err != nil {
 		return nil, err
 	}
-	for i := len(list) - 1; i >= 0; i-- {
-		if list[i].TTY && list[i].Running && plainID.MatchString(list[i].ID) {
-			return &list[i], nil
+	for _, tty := range []bool{true, false} {
+		for i := len(list) - 1; i >= 0; i-- {
+			if list[i].TTY == tty && list[i].Running && plainID.MatchString(list[i].ID) {
+				return &list[i], nil
+			}
 		}
 	}
-	return nil, fmt.Errorf("attach: no session of %s runs on a terminal; hutch exec -t %s starts one", args[0], args[0])
+	return nil, fmt.Errorf("attach: no session of %s runs; hutch exec -t %s starts one", args[0], args[0])
 }
 
 // follow shows the output of a session without a terminal until its end.

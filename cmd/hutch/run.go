@@ -17,7 +17,8 @@ import (
 type runFlags struct {
 	bootFlags
 	cmdFlags
-	tty, noTTY, interactive, remove bool
+	heldFlags
+	tty, noTTY, interactive bool
 }
 
 func newRun() *cobra.Command {
@@ -37,22 +38,29 @@ hutch prints nothing of its own. Flags end at CMD or at --.`,
 			}
 			return nil
 		},
-		RunE: func(_ *cobra.Command, args []string) error { return runCommand(f, args) },
+		RunE: func(c *cobra.Command, args []string) error { return runCommand(c, f, args) },
 	}
 	c.Flags().SetInterspersed(false)
 	f.bootFlags.register(c)
 	f.cmdFlags.register(c)
+	f.heldFlags.register(c)
 	fl := c.Flags()
+	fl.BoolVarP(&f.detach, "detach", "d", false, "return when the command has started, and print the microVM's name; the microVM ends with the command")
 	fl.BoolVarP(&f.tty, "tty", "t", false, "run the command on a terminal (the default when standard input and output are one)")
 	fl.BoolVar(&f.noTTY, "no-tty", false, "run the command with pipes, also on a terminal")
 	fl.BoolVarP(&f.interactive, "interactive", "i", false, "accepted for docker's -it; standard input is always passed on")
-	fl.BoolVar(&f.remove, "rm", false, "accepted for docker's --rm; nothing of the microVM is ever left")
 	return c
 }
 
-func runCommand(f *runFlags, args []string) error {
+func runCommand(c *cobra.Command, f *runFlags, args []string) error {
 	if err := f.check(); err != nil {
 		return err
+	}
+	if f.tty && f.noTTY {
+		return errors.New("run: -t and --no-tty exclude each other")
+	}
+	if f.held() {
+		return runHeld(c, f, args)
 	}
 	opts, cleanup, err := f.options()
 	if err != nil {
@@ -83,7 +91,7 @@ func runCommand(f *runFlags, args []string) error {
 	if f.verbose {
 		fmt.Fprintf(os.Stderr, "hutch: Linux %s is up after %v\n", sb.Info().Kernel, time.Since(began).Round(time.Millisecond))
 	}
-	if f.tty || !f.noTTY && onTerminal() {
+	if f.onTTY() {
 		return f.attach(ctx, sb, args, sandbox.WithAttachDetachKeys("")) // the microVM ends with this process: there is nothing to come back to
 	}
 	return f.exec(ctx, sb, args, interrupts)

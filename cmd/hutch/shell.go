@@ -10,12 +10,13 @@ func newShell() *cobra.Command {
 		Long:    `shell boots a microVM and connects this terminal to a shell in it; the microVM is gone when the shell ends.`,
 		Example: "  hutch shell\n  hutch shell -m 1G -k linux-image-cloud-amd64",
 		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
 			f.tty = true
-			return runCommand(f, []string{"/bin/sh"})
+			return runCommand(c, f, []string{"/bin/sh"})
 		},
 	}
 	f.bootFlags.register(c)
 	f.cmdFlags.register(c)
+	f.heldFlags.register(c)
 	return c
 }
