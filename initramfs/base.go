@@ -60,36 +60,11 @@ type Image struct {
 // Errors: ErrNoToolchain, ErrNoSource, a *BuildError with the tool's output, ctx.Err wrapped, or those of the file system. A failed build
 // leaves nothing behind but the Go command's own cache.
 func Base(ctx context.Context, opts Options) (*Image, error) {
-	root, err := cachedir.Dir(cacheName)
-	if err != nil {
-		return nil, fmt.Errorf("initramfs: %w", err)
+	b, img, err := prepare(ctx, opts)
+	if img != nil || err != nil {
+		return img, err
 	}
-	b := &builder{root: root, opts: opts}
-	if b.recipe, err = recipeFiles(); err != nil {
-		return nil, fmt.Errorf("initramfs: %w", err)
-	}
-	if b.goTool, err = findGo(opts.GoTool); err != nil && !errors.Is(err, ErrNoToolchain) {
-		return nil, err
-	}
-	noGo := err
-	if opts.AgentPath != "" {
-		if err := checkAgent(opts.AgentPath); err != nil {
-			return nil, err
-		}
-	} else if b.module, err = locateModule(ctx, b.goTool, opts.ModuleDir); err != nil {
-		if img := b.latest(); img != nil && opts.ModuleDir == "" && ctx.Err() == nil {
-			b.progress("hutch's source not found from here: taking the guest image built last")
-			return img, nil
-		}
-		return nil, errors.Join(noGo, err)
-	}
-	if img := b.lookup(); img != nil {
-		return img, nil
-	}
-	if noGo != nil {
-		return nil, noGo
-	}
-	unlock, err := cachedir.Lock(ctx, filepath.Join(root, "lock"))
+	unlock, err := cachedir.Lock(ctx, filepath.Join(b.root, "lock"))
 	if err != nil {
 		return nil, fmt.Errorf("initramfs: %w", err)
 	}
@@ -97,7 +72,7 @@ func Base(ctx context.Context, opts Options) (*Image, error) {
 	if img := b.lookup(); img != nil { // another process has built it meanwhile
 		return img, nil
 	}
-	img, err := b.build(ctx)
+	img, err = b.build(ctx)
 	if err != nil {
 		var known *BuildError
 		if !errors.As(err, &known) {
@@ -106,6 +81,47 @@ func Base(ctx context.Context, opts Options) (*Image, error) {
 		return nil, err
 	}
 	return img, nil
+}
+
+// Cached looks for the image that Base would return, and builds nothing. Where there is none it returns nil and the Go command that Base would
+// build it with. Errors: why Base would fail before it builds.
+func Cached(ctx context.Context, opts Options) (img *Image, goTool string, err error) {
+	b, img, err := prepare(ctx, opts)
+	if img != nil || err != nil {
+		return img, "", err
+	}
+	return nil, b.goTool, nil
+}
+
+// prepare finds what Base needs, and the image if it is in the cache. Without an image and an error it can be built.
+func prepare(ctx context.Context, opts Options) (*builder, *Image, error) {
+	root, err := cachedir.Dir(cacheName)
+	if err != nil {
+		return nil, nil, fmt.Errorf("initramfs: %w", err)
+	}
+	b := &builder{root: root, opts: opts}
+	if b.recipe, err = recipeFiles(); err != nil {
+		return nil, nil, fmt.Errorf("initramfs: %w", err)
+	}
+	if b.goTool, err = findGo(opts.GoTool); err != nil && !errors.Is(err, ErrNoToolchain) {
+		return nil, nil, err
+	}
+	noGo := err
+	if opts.AgentPath != "" {
+		if err := checkAgent(opts.AgentPath); err != nil {
+			return nil, nil, err
+		}
+	} else if b.module, err = locateModule(ctx, b.goTool, opts.ModuleDir); err != nil {
+		if img := b.latest(); img != nil && opts.ModuleDir == "" && ctx.Err() == nil {
+			b.progress("hutch's source not found from here: taking the guest image built last")
+			return b, img, nil
+		}
+		return nil, nil, errors.Join(noGo, err)
+	}
+	if img := b.lookup(); img != nil {
+		return b, img, nil
+	}
+	return b, nil, noGo
 }
 
 // checkAgent accepts what the guest's kernel can start as /init: a static ELF program of the host's architecture.

@@ -131,8 +131,11 @@ func explainBoot(err error) error {
 			}
 		}
 	}
-	if errors.Is(err, sandbox.ErrNoKVM) || errors.Is(err, sandbox.ErrKVMPermission) {
-		return fmt.Errorf("%w; without hardware virtualisation, hutch's lab runs the same command in an emulated machine: bin/kvmlab -- bin/hutch run", err)
+	switch {
+	case errors.Is(err, sandbox.ErrNoKVM):
+		return fmt.Errorf("%w; without hardware virtualisation, hutch's lab runs the same command in an emulated machine: bin/kvmlab -- bin/hutch run, in a checkout of hutch after make build", err)
+	case errors.Is(err, sandbox.ErrBootTimeout):
+		return fmt.Errorf("--boot-timeout waits longer: %w", err)
 	}
 	return err
 }
