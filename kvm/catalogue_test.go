@@ -70,6 +70,7 @@ var openCases = []openCase{
 	{"no-device-amd", map[string]string{"proc/cpuinfo": amdInfo}, unix.ENOENT, ErrNoKVM, nil},
 	{"no-device-no-flag", map[string]string{"proc/cpuinfo": plainInfo}, unix.ENOENT, ErrNoKVM, nil},
 	{"no-device-container", map[string]string{"proc/cpuinfo": intelInfo, ".dockerenv": ""}, unix.ENOENT, ErrNoKVM, nil},
+	{"no-device-container-no-flag", map[string]string{"proc/cpuinfo": plainInfo, "run/systemd/container": "nspawn"}, unix.ENXIO, ErrNoKVM, nil},
 	{"no-device-though-loaded", map[string]string{"proc/cpuinfo": amdInfo, "sys/module/kvm_amd/refcnt": "0"}, unix.ENOENT, ErrNoKVM, nil},
 	{"permission", map[string]string{"proc/cpuinfo": intelInfo}, unix.EACCES, ErrPermission, nil},
 	{"permission-other-group", nil, unix.EACCES, ErrPermission, func(s *surroundings) {

@@ -83,7 +83,11 @@ func (s surroundings) absentHint(path string) string {
 	flag, module := s.vendorFlag(), s.module()
 	switch {
 	case s.inContainer():
-		return "this is a container that was not given the device: start it with --device " + path
+		hint := "this is a container that was not given the device: start it with --device " + path
+		if flag == "" {
+			hint += " (the processor shows neither vmx nor svm, so the host may not have it either)"
+		}
+		return hint
 	case flag == "":
 		return "the processor shows neither vmx nor svm: virtualisation off in firmware, or this VM has no nested virtualisation; " +
 			"switch it on there, then run: sudo modprobe " + module

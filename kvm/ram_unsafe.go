@@ -58,7 +58,7 @@ func NewRAM(size uint64) (*RAM, error) {
 		e := sysError("mmap guest RAM", err)
 		var known *Error
 		if errors.As(e, &known) && known.Kind == ErrLimit {
-			known.Hint = fmt.Sprintf("%d MiB of guest RAM: check ulimit -v and the memory limit of the cgroup", size>>20)
+			known.Hint = fmt.Sprintf("%d KiB of guest RAM: %s", size>>10, here.memoryHint())
 		}
 		return nil, e
 	}

@@ -197,12 +197,8 @@ func (b *booting) start(ctx context.Context) (*Sandbox, error) {
 		return nil, b.explain(ctx, err)
 	}
 	b.stage, b.times.Connected = StageAgent, b.since()
-	client, err := channel.NewClient(ctx, conn, channel.Config{HandshakeTimeout: b.cfg.bootTimeout, Logger: b.cfg.logger})
+	client, err := b.greet(ctx, conn)
 	if err != nil {
-		conn.Close()
-		if ve := (*channel.VersionError)(nil); errors.As(err, &ve) {
-			return nil, fmt.Errorf("%s: %w", b.info.Initramfs, err)
-		}
 		return nil, b.explain(ctx, err)
 	}
 	b.stage, b.times.Agent = StageReady, b.since()
@@ -217,6 +213,15 @@ func (b *booting) start(ctx context.Context) (*Sandbox, error) {
 	sb.watch.Add(1)
 	go sb.watchAgent()
 	return sb, nil
+}
+
+// greet begins the exec protocol with the agent. An agent of another version came with the image, so that is named.
+func (b *booting) greet(ctx context.Context, conn net.Conn) (*channel.Client, error) {
+	client, err := channel.NewClient(ctx, conn, channel.Config{HandshakeTimeout: b.cfg.bootTimeout, Logger: b.cfg.logger})
+	if ve := (*channel.VersionError)(nil); errors.As(err, &ve) {
+		err = fmt.Errorf("%s: %w", b.info.Initramfs, err)
+	}
+	return client, err
 }
 
 // initTime is when the agent began to run, if it answered at agent and its own clock, in nanoseconds, stood at start and hello then. These

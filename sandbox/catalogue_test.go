@@ -3,12 +3,17 @@
 package sandbox
 
 import (
+	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fxamacker/cbor/v2"
 
 	"github.com/hutchvm/hutch/channel"
 	"github.com/hutchvm/hutch/initramfs"
@@ -44,7 +49,7 @@ func bootMessages(t *testing.T, messages map[string]string) {
 		{"boot-panic", StageInit, panicked + "\r\n", &StoppedError{Reason: ReasonPanic, Message: "Attempted to kill init! exitcode=0x00000100"}},
 		{"boot-triple-fault", StageRunning, "", &StoppedError{Reason: ReasonTripleFault}},
 		{"boot-reboot", StageConsole, "reboot: Restarting system\n", &StoppedError{Reason: ReasonReboot}},
-		{"agent-version", StageAgent, "", fmt.Errorf("/srv/guest.cpio: %w", &channel.VersionError{Agent: 1, Host: 2})},
+		{"agent-version", StageAgent, "", greetedBy(t, channel.Version+1)},
 	} {
 		err := wrapBoot(c.stage, []byte(c.console), c.err)
 		if !errors.Is(err, c.err) {
@@ -58,6 +63,29 @@ func bootMessages(t *testing.T, messages map[string]string) {
 		t.Errorf("an image without an agent: %v", err)
 	}
 	messages["no-agent"] = strings.ReplaceAll(err.Error(), image, "/srv/guest.cpio")
+}
+
+// greetedBy returns what a boot with /srv/guest.cpio says when its agent speaks this version of the protocol.
+func greetedBy(t *testing.T, version int) error {
+	t.Helper()
+	cfg, err := resolve(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello, err := cbor.Marshal(map[int]any{1: "hutch-channel", 2: version, 3: "hutch v0.9.0 go1.26.0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, guest := net.Pipe()
+	defer guest.Close()
+	go guest.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(hello))), hello...))
+	b := &booting{cfg: cfg, info: Info{Initramfs: "/srv/guest.cpio"}}
+	client, err := b.greet(context.Background(), host)
+	var ve *channel.VersionError
+	if client != nil || !errors.As(err, &ve) || ve.Agent != version || ve.Host != channel.Version {
+		t.Fatalf("%v, %v; want a *VersionError of %d", client, err, version)
+	}
+	return err
 }
 
 // startMessages are those of commands that an agent could not start.

@@ -69,7 +69,7 @@ func failedChecks(results []sandbox.CheckResult) int {
 // checksText is a table with a line for each result, below it where a kernel was looked for and what helps, and the verdict at its end.
 func checksText(results []sandbox.CheckResult, colour bool) string {
 	colours := map[sandbox.CheckStatus]string{sandbox.CheckPass: "\x1b[32m", sandbox.CheckWarn: "\x1b[33m", sandbox.CheckFail: "\x1b[31m"}
-	width := 0
+	width := len("permission") // the same whichever checks there are
 	for _, r := range results {
 		width = max(width, len(r.Name))
 	}

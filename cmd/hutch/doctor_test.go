@@ -21,12 +21,12 @@ var fineChecks = []sandbox.CheckResult{
 	{Name: "memory", Status: sandbox.CheckWarn, Detail: "100 MiB are available, and the guest may come to use 256 MiB", Fix: "give the guest less"},
 }
 
-const fineText = `PASS  device  /dev/kvm is there and answers
-PASS  kernel  6.12.1-hutch (/cache/own)
-              option: WithKernel, --kernel: not set
-              cache: /cache/own: used
-WARN  memory  100 MiB are available, and the guest may come to use 256 MiB
-              fix: give the guest less
+const fineText = `PASS  device      /dev/kvm is there and answers
+PASS  kernel      6.12.1-hutch (/cache/own)
+                  option: WithKernel, --kernel: not set
+                  cache: /cache/own: used
+WARN  memory      100 MiB are available, and the guest may come to use 256 MiB
+                  fix: give the guest less
 
 hutch can boot a microVM here.
 `
