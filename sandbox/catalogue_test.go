@@ -4,7 +4,6 @@ package sandbox
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -12,8 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/fxamacker/cbor/v2"
 
 	"github.com/hutchvm/hutch/channel"
 	"github.com/hutchvm/hutch/initramfs"
@@ -72,13 +69,10 @@ func greetedBy(t *testing.T, version int) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hello, err := cbor.Marshal(map[int]any{1: "hutch-channel", 2: version, 3: "hutch v0.9.0 go1.26.0"})
-	if err != nil {
-		t.Fatal(err)
-	}
 	host, guest := net.Pipe()
 	defer guest.Close()
-	go guest.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(hello))), hello...))
+	hello := helloOf(t, version)
+	go guest.Write(hello)
 	b := &booting{cfg: cfg, info: Info{Initramfs: "/srv/guest.cpio"}}
 	client, err := b.greet(context.Background(), host)
 	var ve *channel.VersionError
@@ -140,6 +134,7 @@ func namedMessages(t *testing.T, messages map[string]string) {
 	messages["name-taken"] = Hold(ctx, "worker", nil).Error()
 	_, err = Connect(ctx, "worker")
 	messages["sandbox-ended"] = err.Error()
+	messages["holder-version"] = (&HolderVersionError{Path: "/run/user/1000/hutch/worker.sock", Holder: 1, Ours: 2}).Error()
 	messages["socket-path"] = checkSocketPath("/home/me/" + strings.Repeat("long/", 20) + "hutch/worker.sock").Error()
 }
 

@@ -193,6 +193,8 @@ func TestLimitsOfControlGroupsOfBothVersions(t *testing.T) {
 		{map[string]string{"proc/self/cgroup": "4:memory:/x\n3:cpu,cpuacct:/\n", "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "9223372036854771712", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1"}, nil,
 			"no control group limits memory, processes or CPU time"},
 		{map[string]string{"proc/self/cgroup": "4:memory:/host/path\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "1073741824"}, nil, "control groups leave 1024 MiB of memory"}, // in a container
+		{map[string]string{"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "1073741824", "sys/fs/cgroup/a/b/memory.max": "536870912"}, nil, "control groups leave 512 MiB of memory"},
+		{map[string]string{"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "536870912", "sys/fs/cgroup/a/b/memory.max": "1073741824"}, nil, "control groups leave 512 MiB of memory"},
 		{nil, nil, "no control group limits memory, processes or CPU time"},
 	} {
 		cfg, err := resolve(tc.opts)

@@ -21,6 +21,17 @@ var ErrNotRunning = errors.New("no such sandbox is running")
 // ErrHolderLost: the process that holds the sandbox is gone without a word. It is the Err of a *StoppedError of ReasonHolder.
 var ErrHolderLost = errors.New("the process that holds the sandbox is gone")
 
+// A HolderVersionError says that another version of hutch holds the sandbox, one that speaks another protocol.
+type HolderVersionError struct {
+	Path         string // of the socket
+	Holder, Ours int    // protocol versions
+}
+
+func (e *HolderVersionError) Error() string {
+	return fmt.Sprintf("sandbox: %s: another version of hutch holds this sandbox (it speaks protocol version %d, this program version %d): "+
+		"stop the sandbox with that one, or end its holder, and create it with this one", e.Path, e.Holder, e.Ours)
+}
+
 // ReasonHolder is the Reason of a sandbox whose holder was killed or lost.
 const ReasonHolder Reason = "holder lost"
 
@@ -31,7 +42,7 @@ const ReasonHolder Reason = "holder lost"
 // When the sandbox ends, calls return the *StoppedError of its machine, or ErrClosed when its holder closed it. Logs reads nothing: the log is the
 // holder's, at Info.Log.
 //
-// Errors: ErrNotRunning, *SocketPathError, fs.ErrPermission, ctx's.
+// Errors: ErrNotRunning, *HolderVersionError, *SocketPathError, fs.ErrPermission, ctx's.
 func ConnectSocket(ctx context.Context, path string) (*Sandbox, error) {
 	if err := checkSocketPath(path); err != nil {
 		return nil, err
@@ -61,6 +72,9 @@ func ConnectSocket(ctx context.Context, path string) (*Sandbox, error) {
 	client, err := channel.NewClient(ctx, execConn, channel.Config{})
 	if err != nil {
 		waitConn.Close()
+		if ve := (*channel.VersionError)(nil); errors.As(err, &ve) { // the image is not to blame
+			return nil, &HolderVersionError{Path: path, Holder: ve.Agent, Ours: ve.Host}
+		}
 		return nil, fmt.Errorf("sandbox: %s: %w", path, err)
 	}
 	r.client, r.waitConn = client, waitConn
@@ -134,6 +148,8 @@ func (r *remote) ask(ctx context.Context, op string) (*serveReply, net.Conn, err
 		err = fmt.Errorf("sandbox: %s: %w: it ended while it was asked", r.path, ErrNotRunning)
 	case err != nil:
 		err = fmt.Errorf("sandbox: %s: the holder's answer: %w", r.path, err)
+	case reply.Version != 0 && reply.Version != serveVersion:
+		err = &HolderVersionError{Path: r.path, Holder: reply.Version, Ours: serveVersion}
 	case reply.Error != "":
 		err = fmt.Errorf("sandbox: %s: %s", r.path, reply.Error)
 	}

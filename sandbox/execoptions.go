@@ -51,14 +51,18 @@ func WithExecID(id string) ExecOption {
 }
 
 // WithExecDetachable lets the command outlive its handle: ExecHandle.Detach leaves it running, and Sandbox.Session comes back to it. The guest
-// keeps the last replay bytes of each output stream, up to 16 MiB, for whoever comes back; zero is 1 MiB. The guest pays for them.
+// keeps the last replay bytes of each output stream, up to 16 MiB, for whoever comes back; zero is 1 MiB.
+//
+// The guest pays for them: all detachable commands together keep at most an eighth of its memory, or 256 MiB, and a command without a terminal takes
+// replay twice, for stdout and stderr. With DefaultMemory that is a little less than 32 MiB in all, so that 16 MiB fit only on a terminal; 320 MiB
+// of memory hold one such command without. Starting one that does not fit is a *LimitError, which has what fits.
 //
 // While the handle is there, output that nobody receives stalls the command, as ever; a detached command is never stalled, and loses the
 // oldest bytes it printed.
 func WithExecDetachable(replay int) ExecOption {
 	return func(c *Cmd) error {
 		if replay < 0 || replay > channel.MaxReplay {
-			return &ConfigError{"WithExecDetachable", strconv.Itoa(replay), fmt.Sprintf("give 0 to %d bytes", channel.MaxReplay)}
+			return &ConfigError{"WithExecDetachable", strconv.Itoa(replay), fmt.Sprintf("give 0 to %d bytes, which all detachable commands together take from an eighth of the guest's memory", channel.MaxReplay)}
 		}
 		c.detachable, c.replay = true, replay
 		return nil

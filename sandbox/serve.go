@@ -36,7 +36,9 @@ const (
 
 type serveReply struct {
 	Error string `json:"error,omitempty"`
-	Info  *Info  `json:"info,omitempty"`
+	// Version goes with the Error about a version that is not the holder's, which is this one.
+	Version int   `json:"version,omitempty"`
+	Info    *Info `json:"info,omitempty"`
 	// Defaults go with Info: who connects starts commands with them.
 	Defaults *commandDefaults `json:"defaults,omitempty"`
 	End      *machineEnd      `json:"end,omitempty"`
@@ -155,7 +157,7 @@ func (s *server) conn(ctx, open context.Context, conn net.Conn) {
 		return
 	}
 	if req.Version != serveVersion {
-		_ = writeLine(conn, &serveReply{Error: fmt.Sprintf("the holder speaks version %d, the other side %d: stop the sandbox and create it with this version of hutch", serveVersion, req.Version)})
+		_ = writeLine(conn, &serveReply{Version: serveVersion, Error: fmt.Sprintf("the holder speaks version %d, the other side %d: stop the sandbox and create it with this version of hutch", serveVersion, req.Version)})
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
@@ -198,7 +200,7 @@ func (s *server) conn(ctx, open context.Context, conn net.Conn) {
 		s.Close()
 		_ = writeLine(conn, &serveReply{End: endOf(s.life.cause)})
 	default:
-		_ = writeLine(conn, &serveReply{Error: fmt.Sprintf("unknown operation %q", req.Op)})
+		_ = writeLine(conn, &serveReply{Version: serveVersion, Error: fmt.Sprintf("unknown operation %q", req.Op)})
 	}
 }
 
