@@ -54,7 +54,7 @@ func WithExecID(id string) ExecOption {
 // keeps the last replay bytes of each output stream, up to 16 MiB, for whoever comes back; zero is 1 MiB.
 //
 // The guest pays for them: all detachable commands together keep at most an eighth of its memory, or 256 MiB, and a command without a terminal takes
-// replay twice, for stdout and stderr. With DefaultMemory that is a little less than 32 MiB in all, so that 16 MiB fit only on a terminal; 320 MiB
+// replay twice, for stdout and stderr. With DefaultMemory that is about 30 MiB in all, so that 16 MiB fit only on a terminal; 320 MiB
 // of memory hold one such command without. Starting one that does not fit is a *LimitError, which has what fits.
 //
 // While the handle is there, output that nobody receives stalls the command, as ever; a detached command is never stalled, and loses the
