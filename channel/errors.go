@@ -201,7 +201,7 @@ func (e *StartError) Error() string {
 	if e.Msg != "" {
 		s += fmt.Sprintf(": %s", printable(e.Msg))
 	}
-	if e.Errno != 0 && (e.Msg == "" || e.Errno != EINVAL) { // EINVAL says nothing that the message does not
+	if e.Errno != 0 && (e.Msg == "" || e.Errno != EINVAL && e.Stage != StageCgroup) { // there the message says all of it
 		s += ": " + e.Errno.Error()
 	}
 	switch {

@@ -22,6 +22,7 @@ func TestTheCatalogueHasWhatNewAndCommandsSay(t *testing.T) {
 	messages := map[string]string{}
 	bootMessages(t, messages)
 	startMessages(t, messages)
+	limitMessages(t, messages)
 	namedMessages(t, messages)
 	messages["output-limit"] = (&OutputLimitError{Limit: DefaultMaxOutput}).Error()
 	errdoc.Compare(t, "sandbox", messages)
@@ -105,6 +106,27 @@ func startMessages(t *testing.T, messages map[string]string) {
 			continue
 		}
 		messages[c.name] = err.Error()
+	}
+}
+
+// limitMessages are those of a limit that the guest's kernel knows nothing of.
+func limitMessages(t *testing.T, messages map[string]string) {
+	t.Helper()
+	for controller, name := range map[string]string{"memory": "limit-memory", "cpu": "limit-cpu", "pids": "limit-processes"} {
+		was := &StartError{Stage: channel.StageCgroup, Path: controller, Errno: channel.ENOENT, Msg: "the guest has no such controller"}
+		err := limitUnsupported(was, "6.1.0-56-cloud-amd64")
+		if se := (*StartError)(nil); !errors.As(err, &se) || se != was {
+			t.Errorf("%s: %v", controller, err)
+		}
+		messages[name] = err.Error()
+	}
+	for _, other := range []*StartError{{Stage: channel.StageCgroup, Path: "memory", Errno: channel.EPERM, Msg: "x"}, {Stage: channel.StageLookup, Path: "memory", Errno: channel.ENOENT, Msg: "x"}} {
+		if limitUnsupported(other, "6.1"); other.Msg != "x" {
+			t.Errorf("another failure is explained as one of limits: %v", other)
+		}
+	}
+	if limitUnsupported(ErrClosed, "6.1") != ErrClosed {
+		t.Error("another error is changed")
 	}
 }
 

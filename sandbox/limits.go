@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -39,4 +40,16 @@ func (l Limits) request() *channel.Limits {
 		return nil
 	}
 	return &channel.Limits{Memory: l.Memory, CPU: int64(math.Round(l.CPUs * 1000)), Pids: l.Pids}
+}
+
+// limitOptions are the kernel options behind the controllers of control groups.
+var limitOptions = map[string]string{"memory": "CONFIG_MEMCG", "cpu": "CONFIG_CFS_BANDWIDTH", "pids": "CONFIG_CGROUP_PIDS"}
+
+// limitUnsupported says which kernel lacks which option when a limit could not be set for want of its controller.
+func limitUnsupported(err error, release string) error {
+	var se *StartError
+	if errors.As(err, &se) && se.Stage == channel.StageCgroup && se.Errno == channel.ENOENT && limitOptions[se.Path] != "" {
+		se.Msg = fmt.Sprintf("the guest's kernel %s cannot limit that: it needs %s: use a kernel that has it, such as hutch's own: hutch kernel build", release, limitOptions[se.Path])
+	}
+	return err
 }

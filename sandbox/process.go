@@ -94,7 +94,7 @@ func (s *Sandbox) start(c *Cmd) (*process, error) {
 	p, err := start(ctx, s.client, c.request(), channel.Stdio{Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr})
 	if err != nil {
 		cancel()
-		return nil, s.failure(err)
+		return nil, s.failure(limitUnsupported(err, s.info.Kernel))
 	}
 	return &process{sb: s, p: p, cancel: cancel, stop: stop, full: func() { _ = p.Kill() }}, nil
 }
