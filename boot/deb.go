@@ -149,7 +149,8 @@ func controlFields(r io.Reader) (map[string]string, error) {
 	return fields, s.Err()
 }
 
-// unpackDeb writes kernel, configuration and modules of a package under root. It returns how many kernels there were.
+// unpackDeb writes kernel, configuration and the modules that hutch may load (debmodules.go) of a package under root. It returns how many
+// kernels there were.
 //
 // Only regular files with a wanted path are written, with mode 0644; root confines them whatever the archive says.
 // Errors: *FormatError for a bad package, the file system's for the rest, ctx.Err.
@@ -158,13 +159,50 @@ func unpackDeb(ctx context.Context, root *os.Root, file string, r io.ReaderAt, s
 	if err != nil {
 		return 0, err
 	}
+	sel := newModuleSelection()
+	first := func(name string) bool {
+		if strings.HasPrefix(name, "boot/vmlinuz") {
+			kernels++
+		}
+		if release, f, ok := moduleFile(name); ok {
+			sel.listed[release] = append(sel.listed[release], f)
+			return sel.wanted[moduleName(path.Base(f))]
+		}
+		return true
+	}
+	if err := unpackSome(ctx, root, file, r, members, sel, first); err != nil {
+		return kernels, err
+	}
+	for pass := 1; pass < maxUnpackPasses; pass++ {
+		next := sel.missing(root)
+		if len(next) == 0 {
+			break
+		}
+		again := func(name string) bool {
+			_, f, ok := moduleFile(name)
+			return ok && next[moduleName(path.Base(f))]
+		}
+		if err := unpackSome(ctx, root, file, r, members, sel, again); err != nil {
+			return kernels, err
+		}
+	}
+	for release, files := range sel.listed {
+		list := strings.NewReader(strings.Join(files, "\n"))
+		if err := writeUnder(root, path.Join("lib/modules", release, moduleList), list, &errWriter{}); err != nil {
+			return kernels, fmt.Errorf("unpack %s: %w", file, err)
+		}
+	}
+	return kernels, nil
+}
+
+// unpackSome reads the data of a package once and writes the files that take agrees to; it is asked about every file that may be wanted.
+func unpackSome(ctx context.Context, root *os.Root, file string, r io.ReaderAt, members []debMember, sel *moduleSelection, take func(name string) bool) error {
 	z, m, err := openDebMember(file, r, members, "data.tar")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer z.Close()
 	var diskErr error
-	lists := map[string][]string{} // release → modules
 	err = guarded(m.name, func() error {
 		t := tar.NewReader(&cappedReader{r: z, left: maxDebBytes})
 		for files := 0; ; files++ {
@@ -183,43 +221,31 @@ func unpackDeb(ctx context.Context, root *os.Root, file string, r io.ReaderAt, s
 				return err
 			}
 			name := wantedPath(h)
-			if name == "" {
+			if name == "" || !take(name) {
 				continue
 			}
 			if h.Size > maxKernelBytes {
 				return fmt.Errorf("%s has %d bytes: %w", name, h.Size, errLimit)
 			}
-			if strings.HasPrefix(name, "boot/vmlinuz") {
-				kernels++
-			}
-			if release, file, ok := strings.Cut(strings.TrimPrefix(name, "lib/modules/"), "/"); ok && moduleName(path.Base(file)) != "" {
-				lists[release] = append(lists[release], file)
-			}
 			out := &errWriter{}
 			if err := writeUnder(root, name, t, out); err != nil {
-				if out.err != nil {
-					diskErr = out.err
-				}
+				diskErr = out.err
 				return err
+			}
+			if _, _, ok := moduleFile(name); ok {
+				sel.added = append(sel.added, name)
 			}
 		}
 	})
 	switch {
 	case diskErr != nil:
-		return kernels, fmt.Errorf("unpack %s: %w", file, diskErr)
+		return fmt.Errorf("unpack %s: %w", file, diskErr)
 	case errors.Is(err, errLimit):
-		return kernels, &FormatError{File: file, Offset: m.off, Kind: ErrTooLarge, Detail: m.name, Err: err}
+		return &FormatError{File: file, Offset: m.off, Kind: ErrTooLarge, Detail: m.name, Err: err}
 	case err != nil:
-		return kernels, &FormatError{File: file, Offset: m.off, Kind: ErrCorrupt, Detail: m.name, Err: err, Fix: "fetch the package again"}
+		return &FormatError{File: file, Offset: m.off, Kind: ErrCorrupt, Detail: m.name, Err: err, Fix: "fetch the package again"}
 	}
-	for release, files := range lists {
-		out := &errWriter{}
-		list := strings.NewReader(strings.Join(files, "\n"))
-		if err := writeUnder(root, path.Join("lib/modules", release, moduleList), list, out); err != nil {
-			return kernels, fmt.Errorf("unpack %s: %w", file, err)
-		}
-	}
-	return kernels, nil
+	return nil
 }
 
 // wantedPath returns where a file of a linux-image package goes, or "" if it is not needed. A merged /usr is undone.

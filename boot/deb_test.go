@@ -81,6 +81,37 @@ func TestDebIsUnpackedOnce(t *testing.T) {
 	}
 }
 
+func TestOnlyModulesThatHutchLoadsAreUnpacked(t *testing.T) {
+	testCache(t)
+	tree := "./lib/modules/" + testRelease + "/kernel/"
+	files := kernelTar(t,
+		tarFile{name: tree + "net/vmw_vsock/vmw_vsock_virtio_transport.ko", data: testModule("name=vmw_vsock_virtio_transport\x00depends=odd-base\x00softdep=pre: odd_soft odd_none post: odd_post\x00")},
+		tarFile{name: tree + "aa/odd-base.ko", data: testModule("name=odd_base\x00depends=odd_deep\x00")}, // before and behind what needs it
+		tarFile{name: tree + "zz/odd_deep.ko", data: testModule("name=odd_deep\x00depends=\x00")},
+		tarFile{name: tree + "zz/odd_soft.ko", data: testModule("name=odd_soft\x00depends=\x00")},
+		tarFile{name: tree + "zz/odd_post.ko", data: testModule("name=odd_post\x00depends=\x00")},
+		tarFile{name: tree + "drivers/sound.ko", data: testModule("name=sound\x00depends=\x00")},
+		tarFile{name: tree + "fs/overlay.ko", data: []byte("no module")},
+	)
+	k, err := Open(context.Background(), writeFile(t, filepath.Join(t.TempDir(), "x.deb"), testDeb(t, "linux-image-test", "", "zstd", files)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	mods, err := k.Modules(DefaultModules...)
+	if err != nil || names(mods) != "virtio_ring virtio_mmio odd_soft odd_deep odd_base vmw_vsock_virtio_transport" {
+		t.Errorf("modules %q, %v", names(mods), err)
+	}
+	for _, name := range []string{"sound", "odd_post"} {
+		if _, err := k.Modules(name); !errors.Is(err, ErrNoModule) || !strings.Contains(err.Error(), "dpkg-deb -x") {
+			t.Errorf("%s: %v; want ErrNoModule that says how to get it", name, err)
+		}
+	}
+	if _, err := k.Modules("none"); !errors.Is(err, ErrNoModule) || strings.Contains(err.Error(), "dpkg-deb") {
+		t.Errorf("none: %v", err)
+	}
+}
+
 func TestImportsAtOnceShareOneEntry(t *testing.T) {
 	cache := testCache(t)
 	deb := writeFile(t, filepath.Join(t.TempDir(), "linux.deb"), testDeb(t, "linux-image-test", "", "gzip", kernelTar(t)))

@@ -42,6 +42,9 @@ const (
 // moduleSuffixes are the ways a module is stored. MODULE_COMPRESS_*.
 var moduleSuffixes = []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"}
 
+// errNotUnpacked: the list of a cached package has the module, its folder does not.
+var errNotUnpacked = errors.New("the cache keeps of a package only the modules that hutch loads; unpack the whole package with dpkg-deb -x and name that folder as the kernel")
+
 // normalModule spells a module name as the kernel does: the file may have dashes.
 func normalModule(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
@@ -170,6 +173,13 @@ func (w *closure) visit(name, needer string, optional bool) error {
 	}
 	w.state[name] = 1
 	data, err := readModule(w.kernel.ModuleTree, file)
+	if errors.Is(err, fs.ErrNotExist) {
+		if optional {
+			delete(w.state, name)
+			return nil
+		}
+		err = errNotUnpacked
+	}
 	if err != nil {
 		return w.fail(name, needer, err)
 	}
