@@ -214,8 +214,18 @@ func (b *builder) sourceState(dirs []string) (string, error) {
 	return fingerprint(b.module, dirs)
 }
 
-// image returns the cached image of a key, or nil when it is not there or does not have the size it was written with.
+// image is peek for an image that is put to use.
 func (b *builder) image(key string) *Image {
+	img := b.peek(key)
+	if img != nil {
+		now := time.Now()
+		_ = os.Chtimes(filepath.Dir(img.Path), now, now) // for prune; a read-only cache works too
+	}
+	return img
+}
+
+// peek returns the cached image of a key, or nil when it is not there or does not have the size it was written with.
+func (b *builder) peek(key string) *Image {
 	dir := filepath.Join(b.root, "images", filepath.Base(key))
 	data, err := os.ReadFile(filepath.Join(dir, infoName))
 	var img Image
@@ -226,8 +236,6 @@ func (b *builder) image(key string) *Image {
 	if info, err := os.Stat(img.Path); err != nil || info.Size() != img.Size {
 		return nil
 	}
-	now := time.Now()
-	_ = os.Chtimes(dir, now, now) // for prune; a read-only cache works too
 	return &img
 }
 

@@ -4,14 +4,27 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hutchvm/hutch/boot"
 )
 
 // stockKernels are the distribution's own kernels that must work unmodified: ACPI, modules, no command-line devices.
-var stockKernels = []string{"linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64"}
+var stockKernels = []struct {
+	pkg   string
+	cpus  int
+	sysrq string // how the test ends the guest
+	want  Reason
+}{
+	{"linux-image-cloud-amd64", 1, "c", ReasonPanic},
+	{"linux-image-cloud-amd64", 2, "b", ReasonReboot},
+	{"linux-image-amd64", 2, "o", ReasonPowerOff},
+	{"linux-image-6.12-cloud-amd64", 2, "o", ReasonPowerOff},
+	{"linux-image-6.12-amd64", 2, "o", ReasonPowerOff},
+}
 
 // needKernel skips the test when the package was not fetched, or fails it when guests are required.
 func needKernel(t *testing.T, pkg string) {
@@ -27,31 +40,78 @@ func needKernel(t *testing.T, pkg string) {
 	t.Skipf("fetch the kernel first: hutch kernel fetch %s (%v)", pkg, err)
 }
 
-func TestStockKernelsBootUnmodifiedAndRunCommands(t *testing.T) {
+// TestStockKernelsBootUnmodified boots each once and looks at all that differs from kernel to kernel.
+func TestStockKernelsBootUnmodified(t *testing.T) {
 	needKVM(t)
-	for _, pkg := range stockKernels {
-		for _, cpus := range []int{1, 2} {
-			t.Run(pkg+"/"+map[int]string{1: "one CPU", 2: "two CPUs"}[cpus], func(t *testing.T) {
-				needKernel(t, pkg)
-				sb := newSandbox(t, WithKernel(pkg), WithCPUs(cpus))
-				res, err := sb.Shell(testContext(t), "uname -r; grep -c ^processor /proc/cpuinfo; cat; exit 3", WithExecStdin(strings.NewReader("from the host\n")))
-				if err != nil {
-					t.Fatal(err)
-				}
-				want := sb.Info().Kernel + "\n" + map[int]string{1: "1", 2: "2"}[cpus] + "\nfrom the host\n"
-				if res.Stdout() != want || res.ExitCode() != 3 || !strings.Contains(sb.Info().Kernel, "cloud-amd64") {
-					t.Fatalf("stdout %q, code %d; want %q and 3 (stderr %q)", res.Stdout(), res.ExitCode(), want, res.Stderr())
-				}
-			})
+	for _, tc := range stockKernels {
+		t.Run(tc.pkg+"/cpus="+strconv.Itoa(tc.cpus), func(t *testing.T) {
+			needKernel(t, tc.pkg)
+			sb := newSandbox(t, WithKernel(tc.pkg), WithCPUs(tc.cpus))
+			t.Logf("%s: the agent answered after %v", sb.Info().Kernel, sb.Info().Boot.Agent.Round(10*time.Millisecond))
+			stockCommand(t, sb, tc.cpus)
+			stockClock(t, sb)
+			_, err := sb.Shell(testContext(t), "echo "+tc.sysrq+" > /proc/sysrq-trigger; sleep 1000")
+			var stopped *StoppedError
+			if !errors.As(err, &stopped) || stopped.Reason != tc.want {
+				t.Errorf("sysrq %s: got %v, want a StoppedError for %q", tc.sysrq, err, tc.want)
+			}
+		})
+	}
+}
+
+// stockCommand runs a command: release, processors, the modules behind the connection, streams, exit code.
+func stockCommand(t *testing.T, sb *Sandbox, cpus int) {
+	t.Helper()
+	const script = "uname -r; grep -c ^processor /proc/cpuinfo; grep -c '^vmw_vsock_virtio_transport ' /proc/modules; cat; echo err >&2; exit 3"
+	res, err := sb.Shell(testContext(t), script, WithExecStdin(strings.NewReader("from the host\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := sb.Info().Kernel + "\n" + strconv.Itoa(cpus) + "\n1\nfrom the host\n"
+	if res.Stdout() != want || res.Stderr() != "err\n" || res.ExitCode() != 3 || !strings.HasSuffix(sb.Info().Kernel, "amd64") {
+		t.Errorf("stdout %q, stderr %q, code %d; want %q, err and 3", res.Stdout(), res.Stderr(), res.ExitCode(), want)
+	}
+}
+
+// stockClock: the guest's clocks are the hypervisor's, show the host's time, and advance as the host's do.
+func stockClock(t *testing.T, sb *Sandbox) {
+	t.Helper()
+	read := func() (wall time.Time, up time.Duration, source string) {
+		res, err := sb.Shell(testContext(t), "date +%s; read up idle </proc/uptime; echo $up; cat /sys/devices/system/clocksource/clocksource0/current_clocksource")
+		if err != nil {
+			t.Fatal(err)
 		}
+		f := strings.Fields(res.Stdout())
+		if len(f) != 3 {
+			t.Fatalf("%q, stderr %q", res.Stdout(), res.Stderr())
+		}
+		sec, err1 := strconv.ParseInt(f[0], 10, 64)
+		upSec, err2 := strconv.ParseFloat(f[1], 64)
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		return time.Unix(sec, 0), time.Duration(upSec * float64(time.Second)), f[2]
+	}
+	began := time.Now()
+	wall, up1, source := read()
+	if ended := time.Now(); source != "kvm-clock" || wall.Before(began.Add(-3*time.Second)) || wall.After(ended.Add(3*time.Second)) {
+		t.Errorf("clock source %s; the guest says %v between %v and %v of the host", source, wall, began, ended)
+	}
+	between := time.Now()
+	time.Sleep(time.Second) // what is measured
+	least := time.Since(between)
+	_, up2, _ := read()
+	if most := time.Since(began); up2-up1 < least-100*time.Millisecond || up2-up1 > most+100*time.Millisecond {
+		t.Errorf("the guest was up %v longer, after %v to %v of the host's time", up2-up1, least, most)
 	}
 }
 
 func TestStockKernelThatDoesNotFitIsRefused(t *testing.T) {
 	needKVM(t)
-	needKernel(t, stockKernels[0])
+	pkg := stockKernels[0].pkg
+	needKernel(t, pkg)
 	base := measure(t)
-	sb, err := New(context.Background(), WithKernel(stockKernels[0]), WithMemory(MinMemory))
+	sb, err := New(context.Background(), WithKernel(pkg), WithMemory(MinMemory))
 	if err == nil {
 		sb.Close()
 		t.Fatal("New succeeded")
@@ -61,20 +121,4 @@ func TestStockKernelThatDoesNotFitIsRefused(t *testing.T) {
 		t.Fatalf("got %v; want a boot.MemoryError that says how much is needed", err)
 	}
 	assertNothingLeft(t, base, 4)
-}
-
-func TestStockKernelPanicAndPowerOffAreToldApart(t *testing.T) {
-	needKVM(t)
-	needKernel(t, stockKernels[0])
-	for _, tc := range []struct {
-		trigger string
-		want    Reason
-	}{{"c", ReasonPanic}, {"o", ReasonPowerOff}, {"b", ReasonReboot}} {
-		sb := newSandbox(t, WithKernel(stockKernels[0]))
-		_, err := sb.Shell(testContext(t), "echo "+tc.trigger+" > /proc/sysrq-trigger; sleep 1000")
-		var stopped *StoppedError
-		if !errors.As(err, &stopped) || stopped.Reason != tc.want {
-			t.Errorf("sysrq %s: got %v, want a StoppedError for %q", tc.trigger, err, tc.want)
-		}
-	}
 }

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,9 +14,101 @@ import (
 )
 
 func newImage() *cobra.Command {
-	c := group(&cobra.Command{Use: "image", Short: "Build the guest's initial file system"})
-	c.AddCommand(newImageBuild())
+	c := group(&cobra.Command{Use: "image", Short: "Build and list the guest's initial file system"})
+	c.AddCommand(newImageBuild(), newImageLs())
 	return c
+}
+
+// imageLine is an image in the cache, as image ls prints it.
+type imageLine struct {
+	Path    string    `json:"path"`
+	Size    int64     `json:"size"` // in bytes
+	SHA256  string    `json:"sha256"`
+	Built   time.Time `json:"built"`
+	Used    time.Time `json:"used"`
+	Current bool      `json:"current"` // hutch run boots this one
+}
+
+// fileLine is a file of an image, as image ls FILE prints it.
+type fileLine struct {
+	Mode   string `json:"mode"`
+	UID    uint32 `json:"uid"`
+	GID    uint32 `json:"gid"`
+	Size   int64  `json:"size"` // in bytes
+	Name   string `json:"name"`
+	Target string `json:"target,omitempty"` // of a symbolic link
+}
+
+func newImageLs() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:     "ls [FILE]",
+		Aliases: []string{"list"},
+		Short:   "List the images in the cache, or the files of one image",
+		Long: `ls lists the images in the cache. The current one is what hutch run boots; the others are of other states of hutch's source, and go by themselves when they have
+not been used for a week. With a FILE it lists what is in that image.`,
+		Example: "  hutch image ls\n  hutch image ls --json\n  hutch image ls guest.cpio",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return fmt.Errorf("image ls: give one file at most; got %d arguments", len(args))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				return listFiles(args[0], asJSON)
+			}
+			return listImages(cmd.Context(), asJSON)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func listImages(ctx context.Context, asJSON bool) error {
+	images, err := initramfs.Cached(ctx, initramfs.Options{})
+	if err != nil {
+		return err
+	}
+	lines := []imageLine{}
+	rows := [][]string{{"CURRENT", "SIZE", "BUILT", "USED", "PATH"}}
+	for _, img := range images {
+		lines = append(lines, imageLine{img.Path, img.Size, img.SHA256, img.Built.UTC(), img.Used.UTC(), img.Current})
+		mark := "-"
+		if img.Current {
+			mark = "current"
+		}
+		rows = append(rows, []string{mark, megabytes(img.Size), img.Built.Format(time.DateTime), img.Used.Format(time.DateTime), img.Path})
+	}
+	if asJSON {
+		return printJSON(lines)
+	}
+	return table(rows)
+}
+
+// megabytes is a size for people.
+func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+
+func listFiles(path string, asJSON bool) error {
+	a, err := initramfs.Open(path)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	lines := []fileLine{}
+	rows := [][]string{{"MODE", "OWNER", "SIZE", "NAME"}}
+	for _, e := range a.Entries() {
+		lines = append(lines, fileLine{e.Mode.String(), e.UID, e.GID, e.Size, e.Name, e.Target})
+		name := "/" + e.Name
+		if e.Target != "" {
+			name += " -> " + e.Target
+		}
+		rows = append(rows, []string{e.Mode.String(), fmt.Sprintf("%d:%d", e.UID, e.GID), fmt.Sprint(e.Size), name})
+	}
+	if asJSON {
+		return printJSON(lines)
+	}
+	return table(rows)
 }
 
 func newImageBuild() *cobra.Command {
