@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -131,6 +132,9 @@ func (c *client) run(ctx context.Context, dir string, lines io.Writer, name stri
 	cmd.Stdout = &syncWriter{w: io.MultiWriter(stdoutTo...), mu: &mu}
 	cmd.Stderr = &syncWriter{w: &both, mu: &mu}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	dieWithUs(cmd.SysProcAttr)
+	runtime.LockOSThread() // the program would die with the thread that started it
+	defer runtime.UnlockOSThread()
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
 	err = cmd.Run()
@@ -142,6 +146,9 @@ func (c *client) run(ctx context.Context, dir string, lines io.Writer, name stri
 
 // update refreshes the private lists. Sources that cannot be reached are remembered, not fatal: another may offer the package.
 func (c *client) update(ctx context.Context) error {
+	if err := c.needRoom("update lists", "", roomForLists); err != nil {
+		return err
+	}
 	c.progress("refreshing the package lists")
 	args := append(c.options(""), "update")
 	_, out, err := c.run(ctx, c.dir, nil, c.get, args...)
@@ -213,7 +220,7 @@ func (c *client) download(ctx context.Context, dir string, specs []string) error
 	lines := &lineWriter{line: func(line string) {
 		// "Get:3 SOURCE SUITE ARCH NAME ARCH VERSION [SIZE]": the name is the fourth field from the end when the size has two words.
 		if f := strings.Fields(line); strings.HasPrefix(line, "Get:") && len(f) >= 8 {
-			done++
+			done = min(done+1, len(specs)) // a retry is told again
 			c.progress(fmt.Sprintf("fetching %s %s (%d of %d)", f[4], strings.Join(f[len(f)-2:], " "), done, len(specs)))
 		}
 	}}
@@ -227,6 +234,8 @@ func (c *client) download(ctx context.Context, dir string, specs []string) error
 		return nil
 	case ctx.Err() != nil:
 		return &Error{Op: "download", Name: name, Err: ctx.Err()}
+	case noRoom("download", name, out) != nil:
+		return noRoom("download", name, out)
 	case strings.Contains(out, "Unable to locate package"), strings.Contains(out, "was not found"):
 		return &Error{Op: "download", Name: name, Err: ErrUnknownPackage, Output: tail(out)}
 	case strings.Contains(out, "Failed to fetch"):

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/hutchvm/hutch/internal/cachedir"
 )
 
 // Options says what Closure resolves.
@@ -177,6 +179,9 @@ func (c *client) fetch(ctx context.Context, pkg string) (string, error) {
 	if _, err := os.Stat(dest); err == nil {
 		return dest, nil
 	}
+	if err := c.needRoom("download", ctl.Name, ctl.Bytes); err != nil {
+		return "", err
+	}
 	tmp, err := os.MkdirTemp(c.dir, "tmp-")
 	if err != nil {
 		return "", &Error{Op: "download", Name: pkg, Err: err}
@@ -193,4 +198,32 @@ func (c *client) fetch(ctx context.Context, pkg string) (string, error) {
 		return "", &Error{Op: "download", Name: pkg, Err: err}
 	}
 	return dest, nil
+}
+
+// Forget deletes the package file that Fetch keeps for this name and version, if there is one. A tree that was unpacked from it stays.
+// Errors: those of the lock and the file system. Safe for concurrent use, also by several processes. It needs no package client.
+func Forget(ctx context.Context, name, version string) error {
+	if !validName(name) || version == "" {
+		return nil // Fetch keeps no such package
+	}
+	dir, err := cachedir.Dir("deb")
+	if err != nil {
+		return &Error{Op: "open cache", Err: err}
+	}
+	pattern := control{Name: name, Version: version, Arch: "*"}.fileName()
+	found, _ := filepath.Glob(filepath.Join(globEscape(filepath.Join(dir, "pool")), pattern)) // no version has glob characters
+	if len(found) == 0 {
+		return nil
+	}
+	unlock, err := (&client{dir: dir, progress: func(string) {}}).lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for _, path := range found {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return &Error{Op: "forget", Name: name, Err: err}
+		}
+	}
+	return nil
 }

@@ -3,18 +3,29 @@ package debpkg
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if pkg := os.Getenv(fetchEnv); pkg != "" { // the test binary is a program that fetches
+		_, err := Fetch(context.Background(), pkg, nil)
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+const fetchEnv = "HUTCH_TEST_FETCH"
 
 // standIn puts shell scripts in place of the package client. They log their calls to the file calls and read what to do from files
 // beside it: sim (Inst lines), fail-update, fail-download, unknown (any content switches it on).
@@ -29,9 +40,10 @@ func standIn(t *testing.T) (dir string) {
 		"apt-get": `verb=; for a; do case $a in update|install|download) verb=$a;; esac; done
 echo "apt-get $verb" >>D/calls
 case $verb in
-update) [ -e D/hang ] && sleep 600; [ -e D/fail-update ] && echo "W: Failed to fetch x  Temporary failure"; exit 0;;
+update) [ -e D/hang ] && { echo $$ >D/pid.tmp; mv D/pid.tmp D/pid; exec sleep 600; }; [ -e D/fail-update ] && echo "W: Failed to fetch x  Temporary failure"; exit 0;;
 install) [ -e D/unknown ] && { echo "E: Unable to locate package p" >&2; exit 100; }; cat D/sim;;
 download) [ -e D/fail-download ] && { echo "E: Failed to fetch x  404" >&2; exit 100; }
+  [ -e D/full ] && { echo "E: Failed to fetch x  Error writing to file - write (28: No space left on device)" >&2; exit 100; }
   seen=; n=1; for a; do [ -n "$seen" ] && { echo "Get:$n SRC suite/main amd64 ${a%%=*} amd64 1 [2 kB]"; n=$((n+1)); : >"${a%%=*}_1_amd64.deb"; }; [ $a = download ] && seen=1; done; exit 0;;
 esac`,
 		"apt-cache": `for a; do :; done; echo "apt-cache $a" >>D/calls
@@ -160,6 +172,83 @@ func TestFetchFollowsAPointerPackageAndKeepsTheResult(t *testing.T) {
 	}
 }
 
+func TestPackageThatDoesNotFitIsRefusedBeforeTheDownload(t *testing.T) {
+	dir := standIn(t)
+	put(t, dir, "show-linux-image-x", "Package: linux-image-x\nVersion: 6-1\nSize: 281474976710655\nInstalled-Size: 100000\nArchitecture: amd64\n")
+	_, err := Fetch(t.Context(), "linux-image-x", nil)
+	var e *Error
+	if !errors.Is(err, syscall.ENOSPC) || !errors.As(err, &e) || e.Name != "linux-image-x" || !strings.Contains(err.Error(), "281474977 MB are needed") {
+		t.Errorf("Fetch = %v", err)
+	}
+	if got := calls(t, dir); slices.Contains(got, "apt-get download") {
+		t.Errorf("it downloaded: %q", got)
+	}
+}
+
+func TestForgetDeletesThatVersionOnly(t *testing.T) {
+	dir := standIn(t)
+	var paths []string
+	for _, version := range []string{"1:6-1", "1:6-10"} {
+		put(t, dir, "show-linux-image-x", "Package: linux-image-x\nVersion: "+version+"\nInstalled-Size: 100000\nArchitecture: amd64\n")
+		path, err := Fetch(t.Context(), "linux-image-x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, path)
+	}
+	for _, name := range []string{"linux-image-y", "../../x", "", "linux-image"} {
+		if err := Forget(t.Context(), name, "1:6-1"); err != nil || !isFile(paths[0]) || !isFile(paths[1]) {
+			t.Fatalf("Forget(%q) = %v; the packages are there: %v, %v", name, err, isFile(paths[0]), isFile(paths[1]))
+		}
+	}
+	for range 2 {
+		if err := Forget(t.Context(), "linux-image-x", "1:6-1"); err != nil || isFile(paths[0]) || !isFile(paths[1]) {
+			t.Fatalf("Forget = %v; the packages are there: %v, %v", err, isFile(paths[0]), isFile(paths[1]))
+		}
+	}
+}
+
+func TestKilledFetchTakesTheClientWithIt(t *testing.T) {
+	dir := standIn(t)
+	put(t, dir, "hang", "")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fetch := exec.Command(self)
+	fetch.Env = append(os.Environ(), fetchEnv+"=linux-image-x")
+	if err := fetch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	await := func(what string, done func() bool) {
+		t.Helper()
+		for end := time.Now().Add(2 * time.Minute); !done(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("never: %s", what)
+			}
+		}
+	}
+	await("the client runs", func() bool {
+		text, err := os.ReadFile(filepath.Join(dir, "pid"))
+		n, _ := fmt.Sscan(string(text), &pid)
+		return err == nil && n == 1
+	})
+	if err := fetch.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = fetch.Wait() // it was killed
+	await("the client is gone", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	})
+	os.Remove(filepath.Join(dir, "hang"))
+	put(t, dir, "show-linux-image-x", "Package: linux-image-x\nVersion: 6-1\nInstalled-Size: 100000\nArchitecture: amd64\n")
+	if _, err := Fetch(t.Context(), "linux-image-x", nil); err != nil {
+		t.Errorf("after it: %v", err)
+	}
+}
+
 func TestFailuresAreTypedAndLeaveNothingBehind(t *testing.T) {
 	closure := func(ctx context.Context) error {
 		_, err := Closure(ctx, Options{Packages: []string{"prog"}})
@@ -171,6 +260,7 @@ func TestFailuresAreTypedAndLeaveNothingBehind(t *testing.T) {
 	}{
 		{"unknown package", "unknown", ErrUnknownPackage},
 		{"download fails", "fail-download", ErrNoNetwork},
+		{"disk full", "full", syscall.ENOSPC},
 		{"lists cannot be refreshed", "fail-update", ErrNoNetwork},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -51,6 +51,7 @@ func parseSimulation(out string) []planned {
 // control is the part of a package's control stanza that resolving needs.
 type control struct {
 	Name, Version, Arch string
+	Bytes               uint64   // Size, of the package file; 0 when absent
 	SizeKiB             int      // Installed-Size; 0 when absent
 	Depends             []string // names only; an alternative counts by its first name
 }
@@ -77,6 +78,8 @@ func parseControl(out string) (c control, ok bool) {
 			c.Version = value
 		case "Architecture":
 			c.Arch = value
+		case "Size":
+			c.Bytes, _ = strconv.ParseUint(value, 10, 48) // an odd value means "unknown"
 		case "Installed-Size":
 			c.SizeKiB, _ = strconv.Atoi(value) // an odd value means "unknown"
 		case "Depends":

@@ -182,10 +182,13 @@ func (c *client) makeTree(ctx context.Context, root string, plan []planned) erro
 
 func (c *client) unpack(ctx context.Context, deb, dir string) error {
 	_, out, err := c.run(ctx, c.dir, nil, c.deb, "-x", deb, dir)
-	if err != nil {
-		return &Error{Op: "unpack", Name: filepath.Base(deb), Err: err, Output: tail(out)}
+	if err == nil {
+		return nil
 	}
-	return nil
+	if full := noRoom("unpack", filepath.Base(deb), out); full != nil && ctx.Err() == nil {
+		return full
+	}
+	return &Error{Op: "unpack", Name: filepath.Base(deb), Err: err, Output: tail(out)}
 }
 
 // Unpack fetches one package as Fetch does and returns the folder that holds its files, unpacked once per version.
