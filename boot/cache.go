@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -216,58 +217,69 @@ func unpackedImage(ctx context.Context, path string, f *os.File, info os.FileInf
 	return image, nil
 }
 
-// importDeb unpacks a linux-image package into the cache once and returns the folder. aliases are further names for Resolve.
-func importDeb(ctx context.Context, path string, say func(string), aliases ...string) (string, error) {
+// importDeb unpacks a linux-image package into the cache once and returns the folder, and whether this call added it. aliases are further
+// names for Resolve, which other packages lose: linux-image-cloud-amd64 is what it led to last.
+func importDeb(ctx context.Context, path string, say func(string), aliases ...string) (dir string, added bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", fmt.Errorf("kernel package: %w", err)
+		return "", false, fmt.Errorf("kernel package: %w", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return "", fmt.Errorf("kernel package: %w", err)
+		return "", false, fmt.Errorf("kernel package: %w", err)
 	}
 	sum, err := contentHash(f, path, info)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	if _, err := cachedir.Dir(cacheRoot, debDir); err != nil {
-		return "", err
+		return "", false, err
 	}
 	root, unlock, err := lockCache(ctx)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	defer unlock()
-	dir := filepath.Join(root, debDir, sum)
-	tag, err := readPackageTag(dir)
-	if err == nil {
-		return dir, addAliases(dir, tag, aliases)
+	dir = filepath.Join(root, debDir, sum)
+	if tag, err := readPackageTag(dir); err == nil {
+		if err := addAliases(dir, tag, aliases); err != nil {
+			return "", false, err
+		}
+		return dir, false, dropAliases(dir, aliases)
 	}
 	say("unpacking " + path)
-	control, err := debControl(path, f, info.Size())
-	if err != nil {
-		return "", err
+	if err := addDeb(ctx, dir, path, f, info.Size(), aliases); err != nil {
+		return "", false, err
 	}
-	tag = CachedKernel{Name: control["Package"], Version: control["Version"], Added: time.Now().UTC()}
-	tmp, err := os.MkdirTemp(filepath.Join(root, debDir), tempPrefix+"*")
+	return dir, true, dropAliases(dir, aliases)
+}
+
+// addDeb unpacks the package at path into dir, which appears complete. The caller holds the cache lock.
+func addDeb(ctx context.Context, dir, path string, f *os.File, size int64, aliases []string) error {
+	control, err := debControl(path, f, size)
 	if err != nil {
-		return "", fmt.Errorf("kernel cache: %w", err)
+		return err
+	}
+	tag := CachedKernel{Name: control["Package"], Version: control["Version"], Added: time.Now().UTC()}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), tempPrefix+"*")
+	if err != nil {
+		return fmt.Errorf("kernel cache: %w", err)
 	}
 	defer os.RemoveAll(tmp) // nothing is left of it after the rename
-	if err := fillDeb(ctx, tmp, path, f, info.Size(), &tag, control); err != nil {
-		return "", err
+	if err := fillDeb(ctx, tmp, path, f, size, &tag, control); err != nil {
+		return err
 	}
 	if err := addAliases(tmp, tag, aliases); err != nil {
-		return "", err
+		return err
 	}
 	if err := os.Chmod(tmp, 0o755); err != nil {
-		return "", fmt.Errorf("kernel cache: %w", err)
+		return fmt.Errorf("kernel cache: %w", err)
 	}
 	if err := os.Rename(tmp, dir); err != nil {
-		return "", fmt.Errorf("kernel cache: %w", err)
+		return fmt.Errorf("kernel cache: %w", err)
 	}
-	return dir, nil
+	return nil
 }
 
 // fillDeb unpacks the package into tmp and completes tag.
@@ -324,6 +336,34 @@ func addAliases(dir string, tag CachedKernel, aliases []string) error {
 	if !changed {
 		return nil
 	}
+	return writePackageTag(dir, tag)
+}
+
+// dropAliases takes the names away from all packages but the one in keep. The caller holds the cache lock.
+func dropAliases(keep string, aliases []string) error {
+	entries, err := os.ReadDir(filepath.Dir(keep))
+	if err != nil {
+		return fmt.Errorf("kernel cache: %w", err)
+	}
+	for _, e := range entries {
+		dir := filepath.Join(filepath.Dir(keep), e.Name())
+		tag, err := readPackageTag(dir)
+		if err != nil || dir == keep {
+			continue
+		}
+		left := slices.DeleteFunc(slices.Clone(tag.Aliases), func(a string) bool { return contains(aliases, a) })
+		if len(left) == len(tag.Aliases) {
+			continue
+		}
+		tag.Aliases = left
+		if err := writePackageTag(dir, tag); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writePackageTag(dir string, tag CachedKernel) error {
 	b, err := json.MarshalIndent(tag, "", "\t")
 	if err != nil {
 		return err
@@ -334,11 +374,4 @@ func addAliases(dir string, tag CachedKernel, aliases []string) error {
 	return nil
 }
 
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
-}
+func contains(list []string, s string) bool { return slices.Contains(list, s) }

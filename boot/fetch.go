@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -47,36 +48,40 @@ func importKernel(ctx context.Context, deb, alias string, progress func(string))
 	if alias != "" {
 		aliases = []string{alias}
 	}
-	dir, err := importDeb(ctx, deb, progress, aliases...)
+	dir, added, err := importDeb(ctx, deb, progress, aliases...)
 	if err != nil {
 		return nil, err
 	}
 	k, err := openDir(ctx, dir, progress) // unpacks the image as well, so that the first boot does not
 	if err != nil {
+		if added { // what cannot be opened, for want of room or for what it is, must not be found by Resolve
+			if _, unlock, lerr := lockCache(context.WithoutCancel(ctx)); lerr == nil {
+				_ = os.RemoveAll(dir) // it only takes room
+				unlock()
+			}
+		}
 		return nil, err
 	}
 	k.Path = dir
 	return k, nil
 }
 
-// Remove deletes a kernel from the cache, by name or alias. Its unpacked image goes too. A kernel that is open stays usable.
-// Errors: an error that names the kernel if there is none of that name; the file system's.
+// Remove deletes a fetched or imported kernel from the cache, by name, release or alias, with its unpacked image and the package file that Fetch
+// keeps. A kernel that is open stays usable. Our own kernel is package ownkernel's to remove.
+// Errors: one with fs.ErrNotExist that names the kernel if there is none of that name; the file system's. Safe for concurrent use.
 func Remove(ctx context.Context, name string) error {
+	_, unlock, err := lockCache(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	list, err := Cached()
 	if err != nil {
 		return err
 	}
 	for _, c := range list {
-		if c.Name != name && !contains(c.Aliases, name) {
+		if c.Name == RefOwn || !c.called(name) {
 			continue
-		}
-		_, unlock, err := lockCache(ctx)
-		if err != nil {
-			return err
-		}
-		defer unlock()
-		if c.Name == RefOwn {
-			return errors.New("the own kernel is a link to a build: delete the folder " + c.Path)
 		}
 		images := imagesOf(c.Path)
 		if err := os.RemoveAll(c.Path); err != nil {
@@ -87,9 +92,39 @@ func Remove(ctx context.Context, name string) error {
 				return fmt.Errorf("kernel cache: %w", err)
 			}
 		}
-		return nil
+		return debpkg.Forget(ctx, c.Name, c.Version)
 	}
-	return fmt.Errorf("no kernel %q in the cache (hutch kernel list shows them)", name)
+	return fmt.Errorf("no kernel %q in the cache (hutch kernel list shows them): %w", name, fs.ErrNotExist)
+}
+
+// called says whether Resolve takes name for this kernel.
+func (c *CachedKernel) called(name string) bool {
+	return name == c.Name || name == c.Release || contains(c.Aliases, name)
+}
+
+// DiskSize is how many bytes the kernel takes in the cache: its folder and its unpacked image, not the package file that Fetch keeps.
+// What cannot be read counts nothing.
+func (c *CachedKernel) DiskSize() int64 {
+	var n int64
+	root, err := filepath.EvalSymlinks(c.Path)
+	if err != nil {
+		return 0
+	}
+	_ = filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		if info, err := d.Info(); err == nil && info.Mode().IsRegular() {
+			n += info.Size()
+		}
+		return nil
+	})
+	for _, image := range imagesOf(c.Path) {
+		if info, err := os.Stat(image); err == nil {
+			n += info.Size()
+		}
+	}
+	return n
 }
 
 // imagesOf names the unpacked images of the kernels in a package folder. What cannot be read has none.

@@ -18,7 +18,8 @@ import (
 	"github.com/hutchvm/hutch/internal/cachedir"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// verifyGoroutines runs the tests; goroutines must not outlive them.
+func verifyGoroutines(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // testCache gives the test a cache of its own.
 func testCache(t testing.TB) string {

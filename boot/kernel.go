@@ -139,7 +139,7 @@ func open(ctx context.Context, path string, say func(string)) (*Kernel, error) {
 	}
 	switch kind {
 	case kindDeb:
-		dir, err := importDeb(ctx, path, say)
+		dir, _, err := importDeb(ctx, path, say)
 		if err != nil {
 			return nil, err
 		}

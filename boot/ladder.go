@@ -197,7 +197,7 @@ func fromCache(ctx context.Context, o ResolveOptions, name string) (*Kernel, []S
 	sawOwn := false
 	for _, c := range list {
 		sawOwn = sawOwn || c.Name == RefOwn
-		if name != "" && name != c.Name && name != c.Release && !contains(c.Aliases, name) {
+		if name != "" && !c.called(name) {
 			continue
 		}
 		k, err := openDir(ctx, c.Path, o.Progress)

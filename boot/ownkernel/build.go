@@ -279,3 +279,38 @@ func hash(parts ...string) string {
 	}
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
+
+// Remove deletes our own kernel, all builds of it, from the cache. The source package that it was built from stays where package debpkg keeps
+// it. A kernel that is open stays usable.
+//
+// Errors: ErrNotBuilt (wrapped) when there is none; ctx.Err; those of the file system. It waits for a build under way.
+func Remove(ctx context.Context) error {
+	root, err := cachedir.Dir("kernels", "own")
+	if err != nil {
+		return &Error{Op: "remove", Err: err}
+	}
+	unlock, err := cachedir.Lock(ctx, filepath.Join(root, "lock"))
+	if err != nil {
+		return &Error{Op: "remove", Err: err}
+	}
+	defer unlock()
+	if _, err := os.Lstat(filepath.Join(root, currentLink)); err != nil {
+		return &Error{Op: "remove", Err: fmt.Errorf("%w: %w", ErrNotBuilt, err), Fix: "run: hutch kernel build"}
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return &Error{Op: "remove", Err: err}
+	}
+	// The link goes first: it must not lead to a folder that is half gone.
+	if err := os.Remove(filepath.Join(root, currentLink)); err != nil {
+		return &Error{Op: "remove", Err: err}
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := os.RemoveAll(filepath.Join(root, e.Name())); err != nil {
+				return &Error{Op: "remove", Err: err}
+			}
+		}
+	}
+	return nil
+}

@@ -241,6 +241,41 @@ func TestCurrentKernelIsReturnedWhenItsOptionsAreTheseAndWithoutNetwork(t *testi
 	}
 }
 
+func TestRemoveDeletesEveryBuild(t *testing.T) {
+	cache := t.TempDir()
+	t.Setenv("HUTCH_CACHE", cache)
+	if err := Remove(t.Context()); !errors.Is(err, ErrNotBuilt) {
+		t.Fatalf("Remove of nothing = %v, want ErrNotBuilt", err)
+	}
+	root := filepath.Join(cache, "kernels", "own")
+	for _, dir := range []string{"one", "two"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"vmlinux", "config", "release"} {
+			if err := os.WriteFile(filepath.Join(root, dir, name), []byte("6.99\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.Symlink("two", filepath.Join(root, currentLink)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Current(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "lock" {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+	if _, err := Current(); !errors.Is(err, ErrNotBuilt) {
+		t.Errorf("Current = %v, want ErrNotBuilt", err)
+	}
+}
+
 func TestFailedBuildLeavesNothingBehind(t *testing.T) {
 	if _, err := Fragment(); err != nil {
 		t.Skip(err)
