@@ -24,6 +24,7 @@ import (
 // agentSandbox is a sandbox without a machine: its agent runs in this process, which shows Cmd's behaviour without a guest.
 func agentSandbox(t testing.TB, opts ...Option) *Sandbox {
 	t.Helper()
+	needsNoGuest(t)
 	cfg, err := resolve(opts)
 	if err != nil {
 		t.Fatal(err)

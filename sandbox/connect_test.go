@@ -59,6 +59,17 @@ func TestAcceptanceThroughAHolder(t *testing.T) {
 	}
 }
 
+// What control groups do, which the agent in this process has not.
+func TestTreesEndThroughAHolderInAGuest(t *testing.T) {
+	path := served(t, shared.get(t))
+	for _, tc := range acceptTests {
+		switch tc.name {
+		case "KillReachesWhoLeftTheSession", "DeafCommandIsKilledAfterGraceWithItsOutput", "ClosingAHandleKillsTheOrphanThatHoldsItsOutput":
+			t.Run(tc.name, func(t *testing.T) { tc.run(t, connected(t, path)) })
+		}
+	}
+}
+
 func TestSessionsAndStreamsThroughAHolder(t *testing.T) {
 	for _, tc := range sessionTests {
 		t.Run(tc.name, func(t *testing.T) { tc.run(t, connected(t, served(t, agentSandbox(t)))) })

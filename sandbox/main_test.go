@@ -59,6 +59,14 @@ var usableKVM = sync.OnceValue(func() error {
 	return err
 })
 
+// needsNoGuest leaves out what `make test` has run outside of the lab already, and what takes several times as long inside.
+func needsNoGuest(t testing.TB) {
+	t.Helper()
+	if os.Getenv("HUTCH_GUESTS_ONLY") == "1" {
+		t.Skip("it needs no guest: unset HUTCH_GUESTS_ONLY to run it")
+	}
+}
+
 // newSandbox boots a sandbox that is closed with the test.
 func newSandbox(t testing.TB, opts ...Option) *Sandbox {
 	t.Helper()

@@ -33,6 +33,7 @@ var tmuxTests = []struct {
 }
 
 func TestTmux(t *testing.T) {
+	needsNoGuest(t)
 	for _, tc := range tmuxTests {
 		t.Run(tc.name, func(t *testing.T) { tc.run(t, startConsole(t, "agent")) })
 	}
