@@ -1,7 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,54 +29,94 @@ cache, where "own" names it. It installs nothing and needs no root. The first ti
 kernel is there already, it returns at once.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			res, err := ownkernel.Build(cmd.Context(), ownkernel.Options{Progress: toStderr})
-			if err != nil {
-				return err
-			}
-			fmt.Printf("own\t%s\t%s\n", res.Release, res.Vmlinux)
-			return nil
+			return interruptible(cmd, func(ctx context.Context) error {
+				res, err := ownkernel.Build(ctx, ownkernel.Options{Progress: toStderr})
+				if err != nil {
+					return err
+				}
+				fmt.Printf("own\t%s\t%s\n", res.Release, res.Vmlinux)
+				return nil
+			})
 		},
 	}
 }
 
 func newKernelFetch() *cobra.Command {
 	return &cobra.Command{
-		Use:     "fetch PACKAGE",
-		Short:   "Fetch a kernel package with the distribution's client, without installing it",
-		Example: "  hutch kernel fetch linux-image-cloud-amd64\n  hutch run -k linux-image-cloud-amd64 -- uname -r",
-		Args:    one("the name of one package, such as linux-image-cloud-amd64"),
+		Use:   "fetch PACKAGE",
+		Short: "Fetch a kernel package with the distribution's client, without installing it",
+		Long: `fetch downloads a kernel package from the sources that the system's package client is configured for, as an ordinary user, and unpacks what hutch needs of
+it into the cache: kernel, configuration, and the modules that a guest may load. Tested are, of Debian: linux-image-cloud-amd64, linux-image-amd64,
+linux-image-6.12-cloud-amd64 and linux-image-6.12-amd64. The cloud kernels are smaller and boot a little faster; the generic ones have more drivers, which no guest
+of hutch needs.`,
+		Example:    "  hutch kernel fetch linux-image-cloud-amd64\n  hutch run -k linux-image-cloud-amd64 -- uname -r",
+		SuggestFor: []string{"pull", "get", "download", "install"},
+		Args:       one("the name of one package, such as linux-image-cloud-amd64"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			k, err := boot.Fetch(cmd.Context(), args[0], toStderr)
-			if err != nil {
-				return err
-			}
-			defer k.Close()
-			fmt.Printf("%s\t%s\t%s\n", args[0], k.Release, k.Path)
-			return nil
+			return interruptible(cmd, func(ctx context.Context) error {
+				k, err := boot.Fetch(ctx, args[0], toStderr)
+				if err != nil {
+					return err
+				}
+				defer k.Close()
+				fmt.Printf("%s\t%s\t%s\n", args[0], k.Release, k.Path)
+				return nil
+			})
 		},
 	}
 }
 
+// kernelLine is a kernel in the cache, as kernel list prints it.
+type kernelLine struct {
+	boot.CachedKernel
+	Path string `json:"path"`
+	Size int64  `json:"size"` // in bytes, of all it takes in the cache
+}
+
 func newKernelList() *cobra.Command {
-	return &cobra.Command{
-		Use:   "list",
-		Short: "List the kernels in the cache by the names that --kernel takes",
-		Args:  cobra.NoArgs,
+	var asJSON bool
+	c := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List the kernels in the cache by the names that --kernel takes",
+		Example: "  hutch kernel list\n  hutch kernel list --json",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			kernels, err := boot.Cached()
 			if err != nil {
 				return err
 			}
-			rows := [][]string{{"NAME", "RELEASE", "PATH"}}
+			lines := []kernelLine{}
+			rows := [][]string{{"NAME", "ALSO", "RELEASE", "SIZE", "ADDED"}}
 			for _, k := range kernels {
-				rows = append(rows, []string{k.Name, k.Release, k.Path})
-				for _, alias := range k.Aliases {
-					rows = append(rows, []string{alias, k.Release, ""})
+				k.Added = k.Added.UTC().Truncate(time.Second)
+				line := kernelLine{k, k.Path, k.DiskSize()}
+				lines = append(lines, line)
+				also := "-"
+				if len(k.Aliases) > 0 {
+					also = strings.Join(k.Aliases, ", ")
 				}
+				rows = append(rows, []string{k.Name, also, k.Release, megabytes(line.Size), k.Added.Local().Format(time.DateTime)})
+			}
+			if asJSON {
+				return printJSON(lines)
 			}
 			return table(rows)
 		},
 	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// interruptible runs f with a context that a signal ends, so that what f has begun is given up in order.
+func interruptible(c *cobra.Command, f func(context.Context) error) error {
+	ctx, done := endedBy(c.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer done()
+	err := f(ctx)
+	if code, ended := endingSignal(ctx); ended && err != nil {
+		return code
+	}
+	return err
 }
 
 // one wants one argument, which is what.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hutchvm/hutch/boot"
+	"github.com/hutchvm/hutch/boot/ownkernel"
 )
 
 // atMostOne wants a kernel's name or nothing.
@@ -27,7 +29,8 @@ func resolveKernel(c *cobra.Command, args []string) (*boot.Kernel, error) {
 }
 
 func newKernelResolve() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	c := &cobra.Command{
 		Use:   "resolve [KERNEL]",
 		Short: "Say which kernel --kernel KERNEL, or no --kernel, would boot",
 		Long: `resolve walks the ladder that hutch run walks (the name given, HUTCH_KERNEL, the cache, the host's own kernel) and prints the release, the path and the
@@ -40,89 +43,16 @@ step that found it. When there is none it prints why each step has none.`,
 				return err
 			}
 			defer k.Close()
-			fmt.Printf("%s\t%s\t%s\n", k.Release, k.Path, k.Origin)
-			return nil
-		},
-	}
-}
-
-// features are what guests of hutch use, by the kernel's options.
-var features = []struct{ option, use string }{
-	{"VIRTIO_MMIO", "devices"}, {"VIRTIO_MMIO_CMDLINE_DEVICES", "devices without ACPI"}, {"ACPI", "devices by ACPI"},
-	{"VIRTIO_VSOCKETS", "the agent's connection"}, {"KVM_GUEST", "clock without calibration"}, {"PVH", "64-bit entry"},
-	{"SERIAL_8250_CONSOLE", "console"}, {"DEVTMPFS", "/dev"}, {"TMPFS", "/tmp, /run"}, {"UNIX98_PTYS", "terminals"},
-	{"CGROUPS", "ending whole trees"}, {"MEMCG", "memory limits"}, {"CFS_BANDWIDTH", "CPU limits"}, {"CGROUP_PIDS", "process limits"},
-	{"OVERLAY_FS", "layered root file systems"}, {"EROFS_FS", "images"}, {"VIRTIO_BLK", "disks"}, {"VIRTIO_FS", "shared directories"}, {"HW_RANDOM_VIRTIO", "randomness"},
-}
-
-// feature is a line of kernel inspect.
-type feature struct {
-	Option   string `json:"option"`
-	Use      string `json:"use"`
-	State    string `json:"state"`    // "built in", "module", "missing" or "unknown"
-	Handling string `json:"handling"` // what hutch does about it
-}
-
-func featuresOf(k *boot.Kernel) []feature {
-	var out []feature
-	for _, f := range features {
-		value, known := k.Config(f.option)
-		line := feature{Option: "CONFIG_" + f.option, Use: f.use}
-		switch {
-		case known && value == "y":
-			line.State, line.Handling = "built in", "used as it is"
-		case known && value == "m":
-			line.State, line.Handling = "module", "not loaded"
-			if f.option == "VIRTIO_MMIO" || f.option == "VIRTIO_VSOCKETS" {
-				line.Handling = "loaded by the agent"
-			}
-		case known:
-			line.State, line.Handling = "missing", "done without"
-		default:
-			line.State, line.Handling = "unknown", "the guest will tell"
-		}
-		out = append(out, line)
-	}
-	return out
-}
-
-func newKernelInspect() *cobra.Command {
-	var asJSON bool
-	c := &cobra.Command{
-		Use:     "inspect [KERNEL]",
-		Short:   "Say what a kernel has built in, has as modules or lacks, and what hutch does about it",
-		Example: "  hutch kernel inspect\n  hutch kernel inspect --json linux-image-cloud-amd64",
-		Args:    atMostOne,
-		RunE: func(c *cobra.Command, args []string) error {
-			k, err := resolveKernel(c, args)
-			if err != nil {
-				return err
-			}
-			defer k.Close()
-			mods, err := k.Modules(boot.DefaultModules...)
-			if err != nil {
-				return err
-			}
-			names := make([]string, 0, len(mods))
-			for _, m := range mods {
-				names = append(names, m.Name)
-			}
-			list := featuresOf(k)
 			if asJSON {
 				return printJSON(struct {
-					Release  string    `json:"release"`
-					Path     string    `json:"path"`
-					Origin   string    `json:"origin"`
-					Modules  []string  `json:"modules"` // that the agent loads, in this order
-					Features []feature `json:"features"`
-				}{k.Release, k.Path, k.Origin, names, list})
+					Release string `json:"release"`
+					Path    string `json:"path"`
+					Image   string `json:"image"`
+					Origin  string `json:"origin"`
+				}{k.Release, k.Path, k.Image, k.Origin})
 			}
-			fmt.Printf("release  %s\npath     %s\norigin   %s\nmodules  %v\n\n", k.Release, k.Path, k.Origin, names)
-			rows := [][]string{{"OPTION", "FOR", "STATE", "HANDLING"}}
-			for _, f := range list {
-				rows = append(rows, []string{f.Option, f.Use, f.State, f.Handling})
-			}
-			return table(rows)
+			fmt.Printf("%s\t%s\t%s\n", k.Release, k.Path, k.Origin)
+			return nil
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -150,9 +80,11 @@ func newKernelImport() *cobra.Command {
 func newKernelPrune() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
-		Use:     "prune [NAME...]",
-		Short:   "Remove kernels from the cache",
-		Example: "  hutch kernel prune linux-image-6.1.0-56-cloud-amd64\n  hutch kernel prune --all",
+		Use:        "prune NAME... | --all",
+		Short:      "Remove kernels from the cache",
+		Long:       "prune removes kernels with all that belongs to them: unpacked image, modules, the package file. A microVM that runs on one is not disturbed.",
+		Example:    "  hutch kernel prune linux-image-6.1.0-56-cloud-amd64\n  hutch kernel prune --all",
+		SuggestFor: []string{"rm", "remove", "delete"},
 		RunE: func(c *cobra.Command, args []string) error {
 			if all == (len(args) > 0) {
 				return errors.New("kernel prune: name kernels, or give --all; hutch kernel list lists them")
@@ -168,8 +100,10 @@ func newKernelPrune() *cobra.Command {
 			}
 			var errs []error
 			for _, name := range args {
-				if err := boot.Remove(c.Context(), name); err != nil && !(all && errors.Is(err, fs.ErrNotExist)) {
-					errs = append(errs, err)
+				if err := removeKernel(c.Context(), name); err != nil {
+					if !all || !errors.Is(err, fs.ErrNotExist) { // another prune was quicker
+						errs = append(errs, err)
+					}
 					continue
 				}
 				fmt.Println(name)
@@ -179,4 +113,11 @@ func newKernelPrune() *cobra.Command {
 	}
 	c.Flags().BoolVar(&all, "all", false, "remove all of them")
 	return c
+}
+
+func removeKernel(ctx context.Context, name string) error {
+	if name == boot.RefOwn {
+		return ownkernel.Remove(ctx)
+	}
+	return boot.Remove(ctx, name)
 }
