@@ -22,6 +22,7 @@ import (
 // hostShell is an interactive shell of the host in a terminal.
 func hostShell(t *testing.T) *tmuxtest.Pane {
 	t.Helper()
+	needsNoGuest(t)
 	// Rows that a shell's stty -g fits in.
 	p := tmuxtest.Start(t, tmuxtest.Options{Rows: 30, Cols: 250, Env: append(tmuxEnviron(""), "PS1=shell> ", "ENV=", "SELF="+testBinary(t))}, "sh", "-i")
 	p.WaitLast("shell> ")
