@@ -125,8 +125,15 @@ func newImageBuild() *cobra.Command {
 				if _, err := os.Stat(filepath.Dir(out)); err != nil {
 					return fmt.Errorf("--output: the file's folder: %w", err)
 				}
+				if info, err := os.Stat(out); err == nil && info.IsDir() {
+					return fmt.Errorf("--output: %s is a folder: name a file in it, such as %s", out, filepath.Join(out, "guest.cpio"))
+				}
 			}
-			img, err := initramfs.Base(cmd.Context(), initramfs.Options{Progress: toStderr})
+			var img *initramfs.Image
+			err := interruptible(cmd, func(ctx context.Context) (err error) {
+				img, err = initramfs.Base(ctx, initramfs.Options{Progress: toStderr})
+				return err
+			})
 			if err != nil {
 				return err
 			}

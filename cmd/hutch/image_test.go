@@ -46,3 +46,17 @@ func TestImageLsOfAnEmptyCache(t *testing.T) {
 	want(t, hutch(t, "", "image", "ls", "--json"), "[]\n", 0)
 	want(t, hutch(t, "", "image", "ls"), "CURRENT  SIZE  BUILT  USED  PATH\n", 0)
 }
+
+func TestImageBuildIntoAFolderIsRefusedBeforeAnythingIsBuilt(t *testing.T) {
+	t.Setenv("HUTCH_CACHE", t.TempDir())
+	dir := t.TempDir()
+	o := hutch(t, "", "image", "build", "-o", dir)
+	if o.code != exitFailed || o.stdout != "" || !strings.Contains(o.stderr, "is a folder: name a file in it") || strings.Contains(o.stderr, "building") {
+		t.Errorf("%+v", o)
+	}
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if left, _ := filepath.Glob(filepath.Join(d, ".hutch-*")); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+	}
+}
