@@ -21,7 +21,8 @@ import (
 // The cache, below the "kernels" folder:
 //
 //	own/current/        vmlinux, config, release: the kernel of our own, put there by its build
-//	deb/SHA256/         boot/, lib/modules/ and package.json of one package, named by the hash of the package file
+//	deb/SHA256/         boot/, package.json and of lib/modules/ what hutch may load (debmodules.go) of one package, named by the hash of the
+//	                    package file
 //	vmlinux/SHA256      unpacked image, named by the hash of the bzImage
 //	hash/SHA256         the content hash of a file whose path, size, times and inode hash to this name: saves reading it again
 //	lock                flock while something is added

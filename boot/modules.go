@@ -32,7 +32,7 @@ var moduleConfig = map[string]string{
 }
 
 const (
-	// moduleList names the modules of a tree in the cache, one path a line: walking four thousand files costs more than a boot may.
+	// moduleList names the modules of a package in the cache, one path a line, whether they were unpacked or not.
 	moduleList  = "modules.hutch"
 	maxClosure  = 256 // modules in one closure
 	maxModTree  = 50_000
