@@ -77,20 +77,20 @@ func stockCommand(t *testing.T, sb *Sandbox, cpus int) {
 func stockClock(t *testing.T, sb *Sandbox) {
 	t.Helper()
 	read := func() (wall time.Time, up time.Duration, source string) {
-		res, err := sb.Shell(testContext(t), "date +%s; read up idle </proc/uptime; echo $up; cat /sys/devices/system/clocksource/clocksource0/current_clocksource")
+		res, err := sb.Shell(testContext(t), "date -u; read up idle </proc/uptime; echo $up; cat /sys/devices/system/clocksource/clocksource0/current_clocksource")
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := strings.Fields(res.Stdout())
-		if len(f) != 3 {
+		lines := strings.Split(strings.TrimSpace(res.Stdout()), "\n")
+		if len(lines) != 3 {
 			t.Fatalf("%q, stderr %q", res.Stdout(), res.Stderr())
 		}
-		sec, err1 := strconv.ParseInt(f[0], 10, 64)
-		upSec, err2 := strconv.ParseFloat(f[1], 64)
+		wall, err1 := time.Parse(time.UnixDate, lines[0])
+		seconds, err2 := strconv.ParseFloat(lines[1], 64)
 		if err := errors.Join(err1, err2); err != nil {
 			t.Fatal(err)
 		}
-		return time.Unix(sec, 0), time.Duration(upSec * float64(time.Second)), f[2]
+		return wall, time.Duration(seconds * float64(time.Second)), lines[2]
 	}
 	began := time.Now()
 	wall, up1, source := read()
