@@ -52,7 +52,11 @@ abi: ## regenerate kvm/testdata/kvm_abi.tsv from the system's <linux/kvm.h>
 	@d=$$(mktemp -d); trap 'rm -rf "$$d"' EXIT; cc -o "$$d/abi" kvm/testdata/abi.c && "$$d/abi" >kvm/testdata/kvm_abi.tsv
 	git diff --stat -- kvm/testdata/kvm_abi.tsv
 
+docs: ## regenerate the command line reference in docs/cli
+	rm -rf docs/cli
+	$(GO) run ./cmd/hutch docs --format markdown docs/cli
+
 clean: ## remove bin/ (the cache stays)
 	rm -rf $(BIN)
 
-.PHONY: help build demo test kernel lint race fuzz bench abi clean
+.PHONY: help build demo test kernel lint race fuzz bench abi docs clean

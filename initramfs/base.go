@@ -83,9 +83,9 @@ func Base(ctx context.Context, opts Options) (*Image, error) {
 	return img, nil
 }
 
-// Cached looks for the image that Base would return, and builds nothing. Where there is none it returns nil and the Go command that Base would
+// Current looks for the image that Base would return, and builds nothing. Where there is none it returns nil and the Go command that Base would
 // build it with. Errors: why Base would fail before it builds.
-func Cached(ctx context.Context, opts Options) (img *Image, goTool string, err error) {
+func Current(ctx context.Context, opts Options) (img *Image, goTool string, err error) {
 	b, img, err := prepare(ctx, opts)
 	if img != nil || err != nil {
 		return img, "", err

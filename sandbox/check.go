@@ -69,7 +69,7 @@ type surroundings struct {
 	space   func() (limit uint64, limited bool) // RLIMIT_AS in bytes
 }
 
-var thisHost = surroundings{root: "/", probe: probeKVM, resolve: boot.Resolve, cached: initramfs.Cached, space: addressSpace}
+var thisHost = surroundings{root: "/", probe: probeKVM, resolve: boot.Resolve, cached: initramfs.Current, space: addressSpace}
 
 type checker struct {
 	cfg     *config

@@ -23,7 +23,8 @@ func newCreate() *cobra.Command {
 		Use:   "create [flags] NAME",
 		Short: "Start a microVM that stays, under a name",
 		Long: `create boots a microVM that a background process of hutch holds until hutch stop. hutch exec runs commands in it, from any terminal; hutch ls
-lists what runs. -e, -w, -u, --timeout and --rlimit are defaults for its commands.`,
+lists what runs. -e, -w, -u, --timeout and --rlimit are defaults for its commands. NAME has 1 to 40 letters, digits, '.', '-' and '_', and begins
+with a letter or a digit. create prints NAME when the microVM can be used; --console needs a file here.`,
 		Example: "  hutch create worker\n  hutch exec worker -- uname -a\n  hutch create -m 1G -c 2 -e LANG=C.UTF-8 builder",
 		Args:    oneName,
 		RunE:    func(c *cobra.Command, args []string) error { return create(c, f, args[0]) },

@@ -14,7 +14,10 @@ import (
 )
 
 func newImage() *cobra.Command {
-	c := group(&cobra.Command{Use: "image", Short: "Build and list the guest's initial file system"})
+	c := group(&cobra.Command{Use: "image", Short: "Build and list the guest's initial file system",
+		Long:    `image makes what the guest boots into: a small userland and hutch's agent, in one archive that the kernel unpacks into memory.`,
+		Example: "  hutch image build\n  hutch image ls",
+	})
 	c.AddCommand(newImageBuild(), newImageLs())
 	return c
 }
@@ -117,6 +120,9 @@ func newImageBuild() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "build",
 		Short: "Build the userland and the agent into the cache, or into a file to embed",
+		Long: `build makes the initial file system with the Go toolchain and keeps it in the cache; when it is there already, it returns at once. It prints the
+path, the size in bytes and the SHA-256 sum. The file that -o names boots on machines without a Go toolchain: with --initramfs, with HUTCH_INITRAMFS, or
+embedded in a program.`,
 		Example: `  hutch image build                 # into the cache
   hutch image build -o guest.cpio   # a copy, to embed with go:embed or to give to --initramfs`,
 		Args: cobra.NoArgs,

@@ -15,7 +15,11 @@ import (
 )
 
 func newKernel() *cobra.Command {
-	c := group(&cobra.Command{Use: "kernel", Short: "Fetch, build, inspect and remove guest kernels"})
+	c := group(&cobra.Command{Use: "kernel", Short: "Fetch, build, inspect and remove guest kernels",
+		Long: `kernel fills and shows the cache of guest kernels. --kernel names one of them, or a file, a folder with a kernel and its modules, a .deb file, "own" or
+"host". Without --kernel, hutch takes what HUTCH_KERNEL names, else the newest of the cache ("own" first), else the host's own.`,
+		Example: "  hutch kernel fetch linux-image-cloud-amd64\n  hutch kernel list\n  hutch kernel resolve",
+	})
 	c.AddCommand(newKernelBuild(), newKernelFetch(), newKernelList(), newKernelResolve(), newKernelInspect(), newKernelImport(), newKernelPrune())
 	return c
 }
@@ -27,7 +31,8 @@ func newKernelBuild() *cobra.Command {
 		Long: `build fetches the distribution's kernel source and the build tools that are missing, builds a kernel with hutch's configuration and keeps it in the
 cache, where "own" names it. It installs nothing and needs no root. The first time takes about ten minutes on two processors; when the
 kernel is there already, it returns at once.`,
-		Args: cobra.NoArgs,
+		Example: "  hutch kernel build\n  hutch run -k own -- uname -r",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return interruptible(cmd, func(ctx context.Context) error {
 				res, err := ownkernel.Build(ctx, ownkernel.Options{Progress: toStderr})
@@ -79,6 +84,7 @@ func newKernelList() *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List the kernels in the cache by the names that --kernel takes",
+		Long:    `list prints a line for each name. A name without a path is another one of the kernel above it.`,
 		Example: "  hutch kernel list\n  hutch kernel list --json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {

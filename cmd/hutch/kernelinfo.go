@@ -63,6 +63,7 @@ func newKernelImport() *cobra.Command {
 	return &cobra.Command{
 		Use:     "import FILE",
 		Short:   "Put the kernel of a .deb file into the cache",
+		Long:    `import unpacks a kernel package that is there as a file, for machines without a network. It prints the release and the path.`,
 		Example: "  hutch kernel import linux-image-6.12.0-cloud-amd64_6.12.1-1_amd64.deb",
 		Args:    one("one .deb file"),
 		RunE: func(c *cobra.Command, args []string) error {

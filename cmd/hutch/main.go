@@ -54,19 +54,38 @@ func newRoot() *cobra.Command {
 		Short:   "Run commands in Linux microVMs that live inside this process",
 		Long: `hutch boots a Linux microVM inside its own process and runs a command in it: no daemon, no root, only access to /dev/kvm.
 
+It needs a kernel and a userland for the guest, once: hutch kernel fetch and hutch image build put them into the user's cache. hutch doctor says
+what is missing.
+
 The command's standard output, standard error and exit code are hutch's own. Exit codes of hutch itself:
-  124 the --timeout ended the command    125 hutch failed (the reason is on standard error)
-  126 the command is not executable      127 there is no such command      128+n signal n ended the command`,
-		Example: `  hutch run -- uname -a
+
+    124    the --timeout ended the command
+    125    hutch failed; the reason is on standard error
+    126    the command is not executable
+    127    there is no such command
+    128+n  signal n ended the command
+
+Environment variables:
+
+    HUTCH_KERNEL     the kernel to boot where no --kernel is given
+    HUTCH_INITRAMFS  the initial file system to boot where no --initramfs is given
+    HUTCH_CACHE      the folder for kernels and images (default hutch in the user's cache folder, ~/.cache)
+    XDG_STATE_HOME   the parent of the folder hutch with records and logs of named microVMs (default ~/.local/state)
+    XDG_RUNTIME_DIR  the parent of the folder hutch with their sockets (default hutch-UID in the temporary folder)
+    NO_COLOR         not empty: no colours`,
+		Example: `  hutch doctor
+  hutch run -- uname -a
   echo hello | hutch run -- cat
-  hutch run -m 512M -c 2 -e GREETING=hi -- sh -c 'echo $GREETING'`,
+  hutch run -m 512M -c 2 -e GREETING=hi -- sh -c 'echo $GREETING'
+  hutch create worker
+  hutch exec worker -- uname -a`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w (%s --help lists the flags)", flagError(err), c.CommandPath())
 	})
-	root.AddCommand(newRun(), newShell(), newCreate(), newHold(), newExec(), newAttach(), newSessions(), newLogs(), newLs(), newInspect(), newStop(), newRm(), newKernel(), newImage(), newDoctor(), newVersion(), newGuard())
+	root.AddCommand(newRun(), newShell(), newCreate(), newHold(), newExec(), newAttach(), newSessions(), newLogs(), newLs(), newInspect(), newStop(), newRm(), newKernel(), newImage(), newDoctor(), newDocs(), newVersion(), newGuard())
 	return root
 }
 

@@ -51,7 +51,10 @@ func table(rows [][]string) error {
 func newLs() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "ls", Short: "List the named microVMs, running and stopped", Example: "  hutch ls\n  hutch ls --json", Args: cobra.NoArgs,
+		Use: "ls", Short: "List the named microVMs, running and stopped",
+		Long: `ls prints a line for each named microVM of this user. STATE is "running", "holder killed" when its process went without a word, or how it ended.
+Stopped ones are listed until hutch rm.`,
+		Example: "  hutch ls\n  hutch ls --json", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			list, err := sandbox.Named()
 			if asJSON {
@@ -83,7 +86,10 @@ func state(r *sandbox.Record) string {
 
 func newInspect() *cobra.Command {
 	return &cobra.Command{
-		Use: "inspect NAME", Short: "Print what is known of a named microVM, as JSON", Example: "  hutch inspect worker", Args: oneName, ValidArgsFunction: names(false),
+		Use: "inspect NAME", Short: "Print what is known of a named microVM, as JSON",
+		Long: `inspect prints the record of a named microVM, also of one that has stopped; of a running one also how it booted, and its sessions. Times are RFC 3339,
+sizes are in bytes, durations in nanoseconds.`,
+		Example: "  hutch inspect worker", Args: oneName, ValidArgsFunction: names(false),
 		RunE: func(_ *cobra.Command, args []string) error {
 			rec, err := sandbox.Inspect(args[0])
 			if err != nil {
@@ -114,7 +120,10 @@ func newInspect() *cobra.Command {
 func newStop() *cobra.Command {
 	var timeout time.Duration
 	c := &cobra.Command{
-		Use: "stop NAME", Short: "Stop a named microVM; its log stays", Example: "  hutch stop worker", Args: oneName, ValidArgsFunction: names(true),
+		Use: "stop NAME", Short: "Stop a named microVM; its log stays",
+		Long: `stop ends the microVM with everything that runs in it, and returns when its holder has ended. Its files are gone; its record and its log stay until
+hutch rm. --timeout bounds the waiting.`,
+		Example: "  hutch stop worker", Args: oneName, ValidArgsFunction: names(true),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return stopAndWait(args[0], timeout)
 		},
@@ -126,7 +135,9 @@ func newStop() *cobra.Command {
 func newRm() *cobra.Command {
 	var force bool
 	c := &cobra.Command{
-		Use: "rm NAME", Short: "Remove a stopped microVM's name and log", Example: "  hutch rm worker\n  hutch rm -f worker", Args: oneName, ValidArgsFunction: names(false),
+		Use: "rm NAME", Short: "Remove a stopped microVM's name and log",
+		Long:    `rm forgets a stopped microVM: its record and its log are removed, and its name is free. One that runs is refused; -f stops it first.`,
+		Example: "  hutch rm worker\n  hutch rm -f worker", Args: oneName, ValidArgsFunction: names(false),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if force {
 				if err := stopAndWait(args[0], time.Minute); err != nil && !errors.Is(err, sandbox.ErrNotRunning) {
@@ -168,7 +179,10 @@ func stopAndWait(name string, timeout time.Duration) error {
 func newSessions() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "sessions NAME", Short: "List the sessions of a named microVM", Example: "  hutch sessions worker", Args: oneName, ValidArgsFunction: names(true),
+		Use: "sessions NAME", Short: "List the sessions of a named microVM",
+		Long: `sessions lists the commands of the microVM that can be come back to: those that hutch exec -t runs on a terminal, and those that a program started
+detachable. It lists running ones and the last 256 that ended, the oldest first. Times are the guest's clock.`,
+		Example: "  hutch sessions worker\n  hutch sessions --json worker", Args: oneName, ValidArgsFunction: names(true),
 		RunE: func(_ *cobra.Command, args []string) error {
 			ctx := context.Background()
 			sb, err := sandbox.Connect(ctx, args[0])

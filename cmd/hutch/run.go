@@ -27,7 +27,8 @@ func newRun() *cobra.Command {
 		Use:   "run [flags] [--] CMD [ARG...]",
 		Short: "Boot a microVM, run a command in it, and exit with the command's code",
 		Long: `run boots a microVM, runs CMD in it and exits with its code. Standard input, output and error are passed through unchanged; on success
-hutch prints nothing of its own. Flags end at CMD or at --.`,
+hutch prints nothing of its own. Flags end at CMD or at --. When standard input and output are a terminal, CMD gets one; --no-tty prevents that.
+The microVM is gone when CMD ends, and so is every file that it wrote.`,
 		Example: `  hutch run -- uname -a
   hutch run -w /tmp -- sh -c 'pwd; exit 3'; echo $?
   tar c . | hutch run -m 1G -- sh -c 'cat | sha256sum'

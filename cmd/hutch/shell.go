@@ -5,9 +5,10 @@ import "github.com/spf13/cobra"
 func newShell() *cobra.Command {
 	f := &runFlags{}
 	c := &cobra.Command{
-		Use:     "shell [flags]",
-		Short:   "Boot a microVM and open a shell in it",
-		Long:    `shell boots a microVM and connects this terminal to a shell in it; the microVM is gone when the shell ends.`,
+		Use:   "shell [flags]",
+		Short: "Boot a microVM and open a shell in it",
+		Long: `shell boots a microVM and connects this terminal to a shell in it; the microVM is gone when the shell ends, and so
+is every file that was written in it. hutch create makes one that stays.`,
 		Example: "  hutch shell\n  hutch shell -m 1G -k linux-image-cloud-amd64",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
