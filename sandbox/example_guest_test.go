@@ -18,7 +18,7 @@ import (
 	"github.com/hutchvm/hutch/sandbox"
 )
 
-// seedPage is every example, with what it must print.
+// seedPage is every example that can run in one shared guest, with what it must print.
 var seedPage = []struct {
 	name      string
 	run       func(context.Context, *sandbox.Sandbox) error
@@ -45,6 +45,10 @@ var seedPage = []struct {
 	{name: "TakeStdin", run: drive, stdout: "hello\nexit code 3\n"},
 	{name: "ID", run: identify, stdout: "^session [0-9a-f]{32}\n$"},
 	{name: "Session", run: comeBack, stdout: "got a line\n"},
+	// These are in the package comment, not on the seed page.
+	{name: "Command", run: commandLikeOSExec, stdout: "SHOUT\n"},
+	{name: "Errors", run: explain, stdout: "not started, at the stage lookup with no-such-program true\na mistake in Cmd.Dir \"not/absolute\"\nexit code 3\nno such session: true\n"},
+	{name: "Concurrent", run: squares, stdout: "0\n1\n4\n9\n16\n25\n36\n49\n"},
 }
 
 const appFolder = `mkdir -p /app/lib && echo 'echo $PWD $PYTHONPATH; echo $(ulimit -S -n) $(ulimit -H -n)' >/app/compute.sh &&

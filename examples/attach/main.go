@@ -1,5 +1,8 @@
 // Command attach boots a sandbox and puts this terminal into it: the guest's shell, or the command given as arguments. Ctrl-] detaches, and
-// Enter comes back.
+// Enter comes back. It needs a terminal.
+//
+//	go run ./examples/attach
+//	go run ./examples/attach cat
 package main
 
 import (

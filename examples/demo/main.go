@@ -1,5 +1,9 @@
 // Command demo is what `make demo` runs: it boots a kernel inside this process, runs a few commands in the guest, and tells how long each
 // phase took. With -prepare it only fetches and builds what that needs.
+//
+//	go run ./examples/demo -prepare
+//	go run ./examples/demo
+//	go run ./examples/demo -kernel own -cpus 2
 package main
 
 import (

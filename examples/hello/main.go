@@ -1,4 +1,7 @@
-// Command hello is the program on the first screen of the README.
+// Command hello is the program on the first screen of the README: it boots a microVM, runs a script in it, and prints what that printed and its
+// exit code.
+//
+//	go run ./examples/hello
 package main
 
 import (
@@ -16,9 +19,9 @@ func main() {
 		log.Fatal(err)
 	}
 	defer sb.Close()
-	out, err := sb.Shell(ctx, "uname -a | tee /dev/stderr; exit 3")
+	out, err := sb.Shell(ctx, "uname -a; exit 3")
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%s(exit code %d)\n", out.Stdout(), out.ExitCode())
+	fmt.Printf("%sexit code %d\n", out.Stdout(), out.ExitCode())
 }

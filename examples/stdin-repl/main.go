@@ -1,5 +1,7 @@
 // Command stdin-repl drives an interactive program of the guest: it writes lines to a shell's standard input and reads each answer before it
 // writes the next line.
+//
+//	go run ./examples/stdin-repl
 package main
 
 import (

@@ -1,4 +1,7 @@
-// Command stream shows a guest command's output as it comes: a log that grows for a while, as `tail -f` would show it.
+// Command stream shows a guest command's output as it comes: a log that grows for a while, as `tail -f` would show it, with the time
+// of each piece, and its exit code.
+//
+//	go run ./examples/stream
 package main
 
 import (
