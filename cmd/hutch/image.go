@@ -48,7 +48,8 @@ func newImageLs() *cobra.Command {
 		Use:     "ls [FILE]",
 		Aliases: []string{"list"},
 		Short:   "List the images in the cache, or the files of one image",
-		Long: `ls lists the images in the cache. The current one is what hutch run boots; the others are of other states of hutch's source, and go by themselves when they have
+		Long: `ls lists the images in the cache. The current one is what hutch run boots; the others are of other states of hutch's source, and go by themselves when they
+have
 not been used for a week. With a FILE it lists what is in that image.`,
 		Example: "  hutch image ls\n  hutch image ls --json\n  hutch image ls guest.cpio",
 		Args: func(_ *cobra.Command, args []string) error {

@@ -52,8 +52,8 @@ func newKernelFetch() *cobra.Command {
 		Short: "Fetch a kernel package with the distribution's client, without installing it",
 		Long: `fetch downloads a kernel package from the sources that the system's package client is configured for, as an ordinary user, and unpacks what hutch needs of
 it into the cache: kernel, configuration, and the modules that a guest may load. Tested are, of Debian: linux-image-cloud-amd64, linux-image-amd64,
-linux-image-6.12-cloud-amd64 and linux-image-6.12-amd64. The cloud kernels are smaller and boot a little faster; the generic ones have more drivers, which no guest
-of hutch needs.`,
+linux-image-6.12-cloud-amd64 and linux-image-6.12-amd64. The cloud kernels are smaller and boot a little faster; the generic ones have more drivers, which
+no guest of hutch needs.`,
 		Example:    "  hutch kernel fetch linux-image-cloud-amd64\n  hutch run -k linux-image-cloud-amd64 -- uname -r",
 		SuggestFor: []string{"pull", "get", "download", "install"},
 		Args:       one("the name of one package, such as linux-image-cloud-amd64"),

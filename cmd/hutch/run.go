@@ -28,11 +28,17 @@ func newRun() *cobra.Command {
 		Short: "Boot a microVM, run a command in it, and exit with the command's code",
 		Long: `run boots a microVM, runs CMD in it and exits with its code. Standard input, output and error are passed through unchanged; on success
 hutch prints nothing of its own. Flags end at CMD or at --. When standard input and output are a terminal, CMD gets one; --no-tty prevents that.
-The microVM is gone when CMD ends, and so is every file that it wrote.`,
+The microVM is gone when CMD ends, and so is every file that it wrote.
+
+The detach keys (ctrl-]) leave a command on a terminal running, --detach any command from the start: hutch attach comes back to it, hutch stop ends it. Such
+a microVM, and one with a --name, is held by another process, and is for hutch exec, logs and ls, too. It ends with CMD all the same. Its log stays
+until hutch rm when it was given a --name or --detach, and not --rm; otherwise nothing is left.`,
 		Example: `  hutch run -- uname -a
   hutch run -w /tmp -- sh -c 'pwd; exit 3'; echo $?
   tar c . | hutch run -m 1G -- sh -c 'cat | sha256sum'
-  hutch run -k linux-image-cloud-amd64 --timeout 30s -- dmesg`,
+  hutch run -k linux-image-cloud-amd64 --timeout 30s -- dmesg
+  hutch run -it --rm -- sh
+  hutch run -d --name batch -- sh -c 'seq 1000 | sha256sum'; hutch logs -f batch; hutch rm -f batch`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || args[0] == "" {
 				return errors.New("run: no command is given; an example: hutch run -- uname -a (hutch run --help lists the flags)")
