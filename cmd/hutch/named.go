@@ -165,7 +165,10 @@ func stopAndWait(name string, timeout time.Duration) error {
 	}
 	for { // the holder writes its record after the answer
 		rec, err := sandbox.Inspect(name)
-		if err != nil || !rec.Running {
+		switch {
+		case errors.Is(err, sandbox.ErrNoSuchSandbox): // its holder leaves nothing
+			return nil
+		case err != nil || !rec.Running:
 			return err
 		}
 		select {

@@ -30,8 +30,8 @@ func newRun() *cobra.Command {
 hutch prints nothing of its own. Flags end at CMD or at --. When standard input and output are a terminal, CMD gets one; --no-tty prevents that.
 The microVM is gone when CMD ends, and so is every file that it wrote.
 
-The detach keys (ctrl-]) leave a command on a terminal running, --detach any command from the start: hutch attach comes back to it, hutch stop ends it. Such
-a microVM, and one with a --name, is held by another process, and is for hutch exec, logs and ls, too. It ends with CMD all the same. Its log stays
+The detach keys (ctrl-]) leave a command on a terminal running, --detach any command from the start: hutch attach comes back to it, hutch stop ends it.
+Such a microVM, and one with a --name, is held by another process, and is for hutch exec, logs and ls, too. It ends with CMD all the same. Its log stays
 until hutch rm when it was given a --name or --detach, and not --rm; otherwise nothing is left.`,
 		Example: `  hutch run -- uname -a
   hutch run -w /tmp -- sh -c 'pwd; exit 3'; echo $?
