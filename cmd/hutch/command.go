@@ -95,6 +95,9 @@ func (f *cmdFlags) attached(ctx context.Context, name string, code int, err erro
 		fmt.Fprintf(os.Stderr, "hutch: %s: ended after its timeout\n", name)
 		return exitCode(exitTimeout)
 	case err != nil:
+		if de := (*sandbox.DetachedError)(nil); stdinIsTerminal() && !errors.As(err, &de) {
+			fmt.Fprintln(os.Stderr) // what the guest last wrote, a prompt for example, may not have ended its line
+		}
 		return err
 	case code != 0:
 		return exitCode(code)
