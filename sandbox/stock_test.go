@@ -47,7 +47,7 @@ func TestStockKernelsBootUnmodified(t *testing.T) {
 		t.Run(tc.pkg+"/cpus="+strconv.Itoa(tc.cpus), func(t *testing.T) {
 			needKernel(t, tc.pkg)
 			sb := newSandbox(t, WithKernel(tc.pkg), WithCPUs(tc.cpus))
-			t.Logf("%s: the agent answered after %v", sb.Info().Kernel, sb.Info().Boot.Agent.Round(10*time.Millisecond))
+			t.Logf("%s: the agent answered after %v: %+v", sb.Info().Kernel, sb.Info().Boot.Agent.Round(10*time.Millisecond), sb.Info().Boot)
 			stockCommand(t, sb, tc.cpus)
 			stockClock(t, sb)
 			_, err := sb.Shell(testContext(t), "echo "+tc.sysrq+" > /proc/sysrq-trigger; sleep 1000")
