@@ -125,7 +125,7 @@ func TestFullDiskLeavesNothingHalfDone(t *testing.T) {
 }
 
 func TestAliasIsWhatItLedToLast(t *testing.T) {
-	testCache(t)
+	cache := testCache(t)
 	var debs []string
 	for _, name := range []string{"linux-image-1", "linux-image-2"} {
 		debs = append(debs, writeFile(t, filepath.Join(t.TempDir(), name+".deb"), testDeb(t, name, "", "gzip", kernelTar(t))))
@@ -149,8 +149,15 @@ func TestAliasIsWhatItLedToLast(t *testing.T) {
 			}
 		}
 	}
+	kept := func(name string) string { return filepath.Join(cache, "deb", "pool", name+"_6.99-1_amd64.deb") } // where Fetch keeps it
+	for _, name := range []string{"linux-image-1", "linux-image-2"} {
+		writeFile(t, kept(name), []byte("package"))
+	}
 	if err := Remove(context.Background(), "linux-image-meta"); err != nil {
 		t.Fatal(err)
+	}
+	if exists(kept("linux-image-1")) || !exists(kept("linux-image-2")) {
+		t.Errorf("the packages' files are there: %v, %v", exists(kept("linux-image-1")), exists(kept("linux-image-2")))
 	}
 	if list, err := Cached(); err != nil || len(list) != 1 || list[0].Name != "linux-image-2" {
 		t.Errorf("after Remove: %v, %v", list, err)
