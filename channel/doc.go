@@ -32,10 +32,13 @@
 //
 //	messages.go  wire structs          frame.go   length + CBOR
 //	guard.go     inbound frame guard   batch.go   write coalescing
+//	mux.go       both: yamux's settings
 //	client.go    host: connection      process.go host: one exec
+//	run.go       host: its streams     control.go host: signals, kills, sizes
 //	server.go    guest: connection     exec.go    guest: one exec
 //	sessions.go  host: sessions        attach.go  host: one attachment
 //	guest_sessions.go guest: sessions  session_messages.go their wire structs
+//	relay.go     host: a connection of another process, passed on to the guest
 //
 // # Testing
 //

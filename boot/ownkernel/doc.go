@@ -3,7 +3,7 @@
 // # Primer
 //
 // A distribution's kernel is made for every machine: it probes buses a microVM does not have, loads drivers from modules and prints pages of
-// messages. A kernel that has just what a guest of hutch needs reaches /init in a few per cent of the instructions. Linux is configured by
+// messages. A kernel that has just what a guest of hutch needs reaches /init in fewer instructions. Linux is configured by
 // options (Kconfig); "make allnoconfig" with a list of wanted values turns everything else off. Options depend on each other, so a wanted one
 // can silently stay off: Build compares the result with the list and fails when they differ.
 //
