@@ -58,6 +58,26 @@ func TestSnippetsOfThePackageCommentAreInExamples(t *testing.T) {
 	}
 }
 
+// The README's test is an example too; its first program is examples/hello.
+func TestTestOfTheREADMEIsAnExample(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile("example_check_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(readme), "```go\n")
+	if len(blocks) != 3 {
+		t.Fatalf("README.md has %d blocks of Go, want 2", len(blocks)-1)
+	}
+	code, _, _ := strings.Cut(blocks[2], "```")
+	if !strings.Contains(string(example), code) {
+		t.Errorf("example_check_test.go does not have the test of README.md:\n%s", code)
+	}
+}
+
 // The table of errors has every exported one.
 func TestPackageCommentNamesEveryError(t *testing.T) {
 	files, err := filepath.Glob("*.go")

@@ -8,9 +8,8 @@ import (
 	"github.com/hutchvm/hutch/sandbox"
 )
 
-// newForTest is a sandbox for one test, which is skipped where none can be booted.
-func newForTest(t *testing.T) *sandbox.Sandbox {
-	t.Helper()
+// newSandbox is a sandbox for one test, which is skipped where none can be booted.
+func newSandbox(t *testing.T) *sandbox.Sandbox {
 	checks, err := sandbox.Check(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -28,7 +27,7 @@ func newForTest(t *testing.T) *sandbox.Sandbox {
 	return sb
 }
 
-var _ = newForTest
+var _ = newSandbox
 
 func ExampleCheck() {
 	checks, err := sandbox.Check(context.Background(), sandbox.WithMemory(1<<30))

@@ -27,7 +27,8 @@ func newExec() *cobra.Command {
 		Long: `exec runs CMD in the microVM NAME. Standard input, output and error are passed through unchanged, and the exit code is the command's. With -t the
 command runs on a terminal; the detach keys (ctrl-]) leave it running, and hutch attach comes back to it. Without CMD, -t opens a shell. Flags
 may stand before or after NAME; write -- before CMD. A command ends with the hutch exec that runs it, unless that was left with the detach keys.
-KEYS is a list with commas: single characters, and ctrl-X with a letter or one of @ [ \ ] ^ _.`,
+KEYS is a list with commas: single characters, and ctrl-X with a letter or one of @ [ \ ] ^ _. --rlimit takes the names of setrlimit(2) in small letters,
+such as nofile, nproc or fsize, with its units, or "unlimited".`,
 		Example: `  hutch exec worker -- sh -c "ls -la /tmp && echo done"
   hutch exec -w /tmp -e GREETING=hi --timeout 30s --rlimit nofile=1024 worker -- env
   tar c . | hutch exec worker -- sh -c 'cat >/tmp/all.tar'

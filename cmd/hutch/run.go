@@ -28,7 +28,8 @@ func newRun() *cobra.Command {
 		Short: "Boot a microVM, run a command in it, and exit with the command's code",
 		Long: `run boots a microVM, runs CMD in it and exits with its code. Standard input, output and error are passed through unchanged; on success
 hutch prints nothing of its own. Flags end at CMD or at --. When standard input and output are a terminal, CMD gets one; --no-tty prevents that.
-The microVM is gone when CMD ends, and so is every file that it wrote.
+The microVM is gone when CMD ends, and so is every file that it wrote. --rlimit takes the names of setrlimit(2) in small letters, such as nofile, nproc
+or fsize, with its units, or "unlimited".
 
 The detach keys (ctrl-]) leave a command on a terminal running, --detach any command from the start: hutch attach comes back to it, hutch stop ends it.
 Such a microVM, and one with a --name, is held by another process, and is for hutch exec, logs and ls, too. It ends with CMD all the same. Its log stays
