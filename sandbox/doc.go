@@ -3,7 +3,7 @@
 //
 // A sandbox is a virtual machine: one or more virtual CPUs, memory, a kernel, a small userland in memory, and an agent as its first process. It
 // has no network and sees no file of the host. It needs Linux on amd64, read and write access to /dev/kvm, and hardware virtualisation behind that;
-// it needs neither root nor cgo, and no process but this one. On other platforms the package compiles, and New returns ErrUnsupported.
+// it needs neither root nor cgo, and no process but this one. On macOS, FreeBSD and arm64 the package compiles, and New returns ErrUnsupported.
 //
 // What follows is a tutorial. Every snippet is part of an example that compiles, and all take a context ctx and a sandbox sb.
 //
@@ -246,8 +246,8 @@
 //	}
 //	wg.Wait()
 //
-// A Cmd is used by one goroutine at a time, but its pipes may each be used by another one. No command waits for the reader of another one's output. Any number of
-// sandboxes can be in one process; each has its own memory, threads and guest.
+// A Cmd is used by one goroutine at a time, but its pipes may each be used by another one. No command waits for the reader of another one's output.
+// Any number of sandboxes can be in one process; each has its own memory, threads and guest.
 //
 // # How to test
 //
