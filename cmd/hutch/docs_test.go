@@ -228,6 +228,32 @@ func TestLinksInTheDocumentationLead(t *testing.T) {
 	}
 }
 
+func TestFilesThatPackageCommentsNameExist(t *testing.T) {
+	goFile := regexp.MustCompile(`[a-zA-Z0-9_*]+\.go\b`)
+	named := 0
+	err := filepath.WalkDir(repo, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "doc.go" {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, name := range goFile.FindAllString(string(b), -1) {
+			named++
+			here, _ := filepath.Glob(filepath.Join(filepath.Dir(path), name))
+			below, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*", name))
+			if len(here)+len(below) == 0 {
+				t.Errorf("%s: there is no %s", path, name)
+			}
+		}
+		return nil
+	})
+	if err != nil || named < 30 {
+		t.Errorf("%d names were found, %v", named, err)
+	}
+}
+
 // commandLines finds the hutch command lines in a line of shell: the words behind a word hutch or bin/hutch, up to what ends a command.
 func commandLines(line string) [][]string {
 	var out [][]string

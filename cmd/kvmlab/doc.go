@@ -46,6 +46,6 @@
 //
 // # Testing
 //
-// The unit tests need nothing. The lab tests (lab_test.go) use a lab of their own in a folder of their own only where they must; they skip with
+// The unit tests need nothing. The lab tests (lab_linux_test.go) use a lab of their own in a folder of their own only where they must; they skip with
 // the reason when there can be no lab, or fail when HUTCH_REQUIRE_KVM=1.
 package main
