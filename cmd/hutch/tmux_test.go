@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -167,7 +168,7 @@ func tmuxExec(t *testing.T, one, two *hostPane) {
 	one.back(6, "exit 6")
 }
 
-// tmuxKilledClient: a hutch that gets SIGKILL cannot put the terminal right, but the session is none of its memory.
+// tmuxKilledClient: a hutch that gets SIGKILL cannot put the terminal right, but its guard can, and the session is none of its memory.
 func tmuxKilledClient(t *testing.T, one, two *hostPane) {
 	one.run("sh -c 'echo pid $$; exec hutch exec -t worker'")
 	pid := screenPID(t, one.WaitLast(guestPrompt))
@@ -177,8 +178,7 @@ func tmuxKilledClient(t *testing.T, one, two *hostPane) {
 		t.Fatal(err)
 	}
 	one.WaitText(fmt.Sprintf("end %d, code 137", one.runs))
-	one.Type("stty sane\n") // what a user does; many shells do it by themselves
-	one.WaitFor("cooked terminal", func(tmuxtest.Screen) bool { return one.termios().Lflag&unix.ICANON != 0 })
+	one.WaitFor("modes as before", func(tmuxtest.Screen) bool { return one.termios() == one.modes })
 
 	two.run("hutch attach worker")
 	two.WaitText("x=survived") // what was typed before
@@ -229,14 +229,34 @@ func tmuxKilledHolder(t *testing.T, one, two *hostPane) {
 	two.back(0, "")
 }
 
-func tmuxRun(_ *testing.T, one, _ *hostPane) {
+func tmuxRun(t *testing.T, one, two *hostPane) {
 	one.run("hutch run -it -- sh")
 	one.WaitLast(guestPrompt)
 	one.Line("stty")
 	one.WaitText(fmt.Sprintf("rows:%d cols:%d", tmuxRows, tmuxCols))
 	one.WaitLast(guestPrompt)
-	one.Line("exit 5")
-	one.back(5, "exit 5")
+	one.Line("x=left")
+	one.WaitLast(guestPrompt)
+	one.Keys("C-]")
+	s := one.back(0, `(?m)^hutch: detached; .* hutch attach run-[0-9a-f]{8} [0-9a-f]{32}$`)
+
+	two.run(regexp.MustCompile(`hutch attach run-[0-9a-f]{8} [0-9a-f]{32}`).FindString(strings.Join(s, "\n")))
+	two.WaitText("x=left")
+	two.Line("echo was $x")
+	two.WaitText("was left")
+	two.WaitLast(guestPrompt)
+	two.Line("exit 5")
+	two.back(5, "exit 5")
+	waitFor(t, "nothing is left", func() bool { return hutch(t, "", "ls", "--json").stdout == "[]\n" })
+}
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(untilDeadline); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
 }
 
 // The shell's Ctrl-D ends it; without -t, a terminal at both ends is one for the guest.
