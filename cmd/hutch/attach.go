@@ -28,7 +28,7 @@ func newAttach() *cobra.Command {
 		Long: `attach connects this terminal to a session that was left with the detach keys, or is attached elsewhere: what it printed is shown again, and
 its exit code is hutch's. Without SESSION it takes the newest running one, one on a terminal first. A session without a terminal is followed. The
 detach keys leave the session running again. KEYS is a list with commas: single characters, and ctrl-X with a letter or one of @ [ \ ] ^ _.`,
-		Example: "  hutch sessions worker\n  hutch attach worker\n  hutch attach --read-only worker 0123456789abcdef0123456789abcdef",
+		Example: "  hutch sessions worker\n  hutch attach worker\n  hutch attach --read-only worker",
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) > 2 {
 				return fmt.Errorf("attach: give a sandbox and a session, not %d words", len(args))

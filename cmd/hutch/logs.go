@@ -31,7 +31,7 @@ func newLogs() *cobra.Command {
 		Short: "Print what the commands of a named microVM printed",
 		Long: `logs prints the output of all commands of the microVM NAME, also of one that has stopped, until hutch rm: standard error to standard error, all
 else to standard output, byte for byte. --source system shows when sessions started and exited. -f ends when the microVM does.`,
-		Example: "  hutch logs worker\n  hutch logs -f --since 10m worker\n  hutch logs --session build --source stderr --tail 20 worker\n  hutch logs --json worker",
+		Example: "  hutch logs worker\n  hutch logs -f --since 10m worker\n  hutch logs --source stderr --tail 20 worker\n  hutch logs --source system --timestamps worker\n  hutch logs --json worker",
 		Args:    oneName,
 		RunE:    func(_ *cobra.Command, args []string) error { return printLogs(f, args[0]) },
 
