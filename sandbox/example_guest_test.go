@@ -18,7 +18,7 @@ import (
 	"github.com/hutchvm/hutch/sandbox"
 )
 
-// seedPage is every example that can run in one shared guest, with what it must print.
+// seedPage is every example that takes a sandbox and prints the same each time, with what it must print.
 var seedPage = []struct {
 	name      string
 	run       func(context.Context, *sandbox.Sandbox) error
