@@ -44,5 +44,8 @@ func (p Probe) String() string {
 	if p.Err != nil {
 		return fmt.Sprintf("%s (%s; probe guest: %v)", kind, flag, p.Err)
 	}
+	if p.Instructions == 0 { // the flag was enough
+		return fmt.Sprintf("%s (%s)", kind, flag)
+	}
 	return fmt.Sprintf("%s (%s; %d instructions at %v each)", kind, flag, p.Instructions, p.PerInstruction())
 }
