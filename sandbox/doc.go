@@ -231,6 +231,8 @@
 //	the name is taken                          ErrNameTaken
 //	a running sandbox cannot be removed        ErrRunning
 //	the holder was killed                      ErrHolderLost, ErrStopped              *StoppedError
+//	the holder is of another version of hutch                                         *HolderVersionError
+//	a named sandbox's socket has too long a path                                      *SocketPathError
 //	no sink of the log can be read             ErrNoLog
 //	a signal for a process that has gone       os.ErrProcessDone
 //
