@@ -58,6 +58,8 @@ func goodHost(t *testing.T) surroundings {
 
 func checkedAt(t *testing.T, s surroundings, opts ...Option) []CheckResult {
 	t.Helper()
+	t.Setenv(EnvInitramfs, "") // the machine is the test's
+	t.Setenv(boot.EnvKernel, "")
 	cfg, err := resolve(opts)
 	if err != nil {
 		t.Fatal(err)
