@@ -64,6 +64,9 @@ func Cached() ([]CachedKernel, error) {
 		return nil, fmt.Errorf("kernel cache: %w", err)
 	}
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), tempPrefix) {
+			continue // being made, or the rest of a killed import
+		}
 		dir := filepath.Join(root, debDir, e.Name())
 		if c, err := readPackageTag(dir); err == nil {
 			out = append(out, c)

@@ -27,7 +27,9 @@ var childPrograms = map[string]func(deb string) error{
 		_, err := importKernel(context.Background(), deb, "", func(string) {
 			root, _ := cachedir.Dir(cacheRoot)
 			for _, dir := range []string{debDir, imageDir} {
-				_ = os.MkdirAll(filepath.Join(root, dir, tempPrefix+"half", "boot"), 0o755)
+				half := filepath.Join(root, dir, tempPrefix+"half")
+				_ = os.MkdirAll(filepath.Join(half, "boot"), 0o755)
+				_ = writePackageTag(half, CachedKernel{Name: "half"})
 			}
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		})
