@@ -299,8 +299,11 @@ func fillDeb(ctx context.Context, tmp, path string, f *os.File, size int64, tag 
 	}
 	if kernels == 0 {
 		e := &noImageError{pkg: control["Package"], depends: imageDepends(control["Depends"])}
-		return &FormatError{File: path, Kind: ErrNotKernel, Detail: "the package " + control["Package"] + " has no boot/vmlinuz-*", Err: e,
-			Fix: "take the linux-image package that it depends on: " + strings.Join(e.depends, ", ")}
+		fix := "name a linux-image package, such as linux-image-cloud-amd64"
+		if len(e.depends) > 0 {
+			fix = "take the linux-image package that it depends on: " + strings.Join(e.depends, ", ")
+		}
+		return &FormatError{File: path, Kind: ErrNotKernel, Detail: "the package " + control["Package"] + " has no boot/vmlinuz-*", Err: e, Fix: fix}
 	}
 	if found, _ := filepath.Glob(filepath.Join(escapeGlob(tmp), "boot", "vmlinuz-*")); len(found) > 0 {
 		tag.Release = strings.TrimPrefix(filepath.Base(found[0]), "vmlinuz-")
