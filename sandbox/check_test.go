@@ -35,6 +35,7 @@ func files(t *testing.T, texts map[string]string) (root string) {
 // goodHost is a machine on which New works: hardware, an own kernel, a cached userland, 1 GiB of memory and no limits.
 func goodHost(t *testing.T) surroundings {
 	t.Helper()
+	t.Setenv(EnvInitramfs, "") // which the lab sets
 	kernel := files(t, map[string]string{"vmlinux": string(elf([]byte{0xf4}))})
 	return surroundings{
 		root: files(t, map[string]string{"proc/meminfo": "MemTotal: 2097152 kB\nMemAvailable:    1048576 kB\n", "proc/self/statm": "1000 1 1 1 0 1 0\n", "proc/self/cgroup": "0::/\n"}),
