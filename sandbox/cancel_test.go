@@ -112,7 +112,7 @@ func TestDefaultsHoldUntilACommandSaysOtherwise(t *testing.T) {
 	cfg, err := resolve([]Option{
 		WithEnv("A=sandbox", "B=sandbox"),
 		WithExecDefaults(WithExecCwd("/usr"), WithExecEnv(map[string]string{"B": "default", "C": "default"}), WithExecRlimit("nofile", 99, 99),
-			WithExecTimeout(100*time.Millisecond), WithExecMaxOutput(64)),
+			WithExecMaxOutput(64)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -136,12 +136,6 @@ func TestDefaultsHoldUntilACommandSaysOtherwise(t *testing.T) {
 	if got := show(WithExecClearEnv()); got != "/usr\n\n99\n" {
 		t.Errorf("%q", got)
 	}
-	if _, err := sb.Shell(ctx, "sleep 1000"); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("default timeout: %v", err)
-	}
-	if res, err := sb.Shell(ctx, "sleep 0.3; echo done", WithExecTimeout(0)); err != nil || res.Stdout() != "done\n" {
-		t.Errorf("lifted timeout: %v", err)
-	}
 	if res, err := sb.Shell(ctx, "seq 1 1000"); err != nil || len(res.Stdout()) > 200 {
 		t.Errorf("default output: %d bytes, %v", len(res.Stdout()), err)
 	}
@@ -149,6 +143,15 @@ func TestDefaultsHoldUntilACommandSaysOtherwise(t *testing.T) {
 	c.Dir = "/etc"
 	if out, err := c.Output(); err != nil || string(out) != "/etc\n" {
 		t.Errorf("%q, %v", out, err)
+	}
+	if sb.cfg, err = resolve([]Option{WithExecDefaults(WithExecTimeout(100 * time.Millisecond))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sb.Shell(ctx, "sleep 1000"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("default timeout: %v", err)
+	}
+	if res, err := sb.Shell(ctx, "sleep 0.3; echo done", WithExecTimeout(0)); err != nil || res.Stdout() != "done\n" {
+		t.Errorf("lifted timeout: %v", err)
 	}
 }
 
