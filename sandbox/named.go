@@ -243,7 +243,7 @@ func Hold(ctx context.Context, name string, ready func(*Sandbox), opts ...Option
 	}
 	sb, l, log, err := n.make(ctx, opts)
 	if err != nil {
-		os.RemoveAll(n.dir)
+		_ = n.remove() // what failed counts
 		return err
 	}
 	defer log.Close()
@@ -258,7 +258,7 @@ func Hold(ctx context.Context, name string, ready func(*Sandbox), opts ...Option
 	if err := n.write(rec); err != nil {
 		l.Close()
 		sb.Close()
-		os.RemoveAll(n.dir)
+		_ = n.remove() // as above
 		return fmt.Errorf("sandbox: %s: writing its record: %w", name, err)
 	}
 	if ready != nil {
@@ -401,8 +401,32 @@ func Remove(name string) error {
 	if err := os.Remove(n.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("sandbox: %s: %w", name, err)
 	}
-	if err := os.RemoveAll(n.dir); err != nil {
+	if err := n.remove(); err != nil {
 		return fmt.Errorf("sandbox: %s: %w", name, err)
+	}
+	return nil
+}
+
+// remove removes the folder of a sandbox whose lock the caller has. The lock's file goes last: from then on the next one of the name may have a lock of its
+// own and begin, and nothing of it must be removed.
+func (n named) remove() error {
+	entries, err := os.ReadDir(n.dir)
+	if err != nil {
+		return err
+	}
+	lock := filepath.Join(n.dir, "lock")
+	for _, e := range entries {
+		if path := filepath.Join(n.dir, e.Name()); path != lock {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Remove(lock); err != nil {
+		return err
+	}
+	if err := os.Remove(n.dir); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) { // it is the next one's
+		return err
 	}
 	return nil
 }

@@ -9,11 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
+
+// lookTime bounds how long lock waits for those who only look at a lock, which takes them microseconds.
+const lookTime = time.Second
 
 // lock takes the sandbox's lock, which the holder has, and makes its file and folder if need be. Errors: ErrRunning.
 func (n named) lock() (unlock func(), err error) {
-	for {
+	for end := time.Now().Add(lookTime); ; {
 		err := os.MkdirAll(n.dir, 0o700)
 		if errors.Is(err, fs.ErrExist) {
 			continue // it was removed in the middle of that
@@ -24,6 +28,12 @@ func (n named) lock() (unlock func(), err error) {
 		f, unlock, err := n.tryLock(os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // its folder was just removed
+		}
+		if errors.Is(err, ErrRunning) && time.Now().Before(end) {
+			if running, rerr := n.running(); rerr == nil && !running { // it was somebody who looks, as running does
+				time.Sleep(time.Millisecond)
+				continue
+			}
 		}
 		if err != nil {
 			return nil, err
