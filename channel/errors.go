@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os/exec"
+	"strconv"
 	"syscall"
+	"unicode"
+	"unicode/utf8"
 )
 
 var (
@@ -39,7 +42,7 @@ type ProtocolError struct {
 func (e *ProtocolError) Error() string {
 	s := "channel: protocol violation by the agent: " + e.Op + ": " + e.Msg
 	if e.Err != nil {
-		s += ": " + e.Err.Error()
+		s += ": " + printable(e.Err.Error()) // a decoder quotes what it refuses
 	}
 	return s
 }
@@ -193,7 +196,7 @@ type StartError struct {
 func (e *StartError) Error() string {
 	s := "cannot start process: " + e.Stage
 	if e.Path != "" {
-		s += fmt.Sprintf(" %q", e.Path)
+		s += fmt.Sprintf(" %q", shorten(e.Path))
 	}
 	if e.bare {
 		return s + ": executable file not found in $PATH of the guest"
@@ -239,16 +242,22 @@ func (e *StartError) ShellExitCode() int {
 }
 
 // printable keeps text that a guest wrote from steering the terminal that an
-// error is printed on.
+// error is printed on, by direction marks as well, and from flooding it.
 func printable(s string) string {
+	s = shorten(s)
+	for _, r := range s {
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
+			return strconv.Quote(s)
+		}
+	}
+	return s
+}
+
+// shorten bounds what an error message shows of a guest's text.
+func shorten(s string) string {
 	const max = 1024
 	if len(s) > max {
 		s = s[:max] + "..."
-	}
-	for _, r := range s {
-		if r < 0x20 || r == 0x7f || r == 0xfffd || (r >= 0x80 && r < 0xa0) {
-			return fmt.Sprintf("%q", s)
-		}
 	}
 	return s
 }

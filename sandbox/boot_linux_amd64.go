@@ -205,9 +205,9 @@ func (b *booting) start(ctx context.Context) (*Sandbox, error) {
 	hello := client.Hello()
 	b.times.Init = initTime(b.times.Agent, hello.UptimeStart, hello.UptimeHello)
 	b.info.Shell, b.info.Name, b.info.Log = b.cfg.shell, b.cfg.name, b.cfg.logPath
-	b.info.Boot, b.info.Agent = b.times, sanitize([]byte(hello.Build))
+	b.info.Boot, b.info.Agent = b.times, guestWord(hello.Build)
 	if hello.Kernel != "" {
-		b.info.Kernel = sanitize([]byte(hello.Kernel))
+		b.info.Kernel = guestWord(hello.Kernel)
 	}
 	sb := &Sandbox{cfg: b.cfg, host: b.machine, life: &b.machine.life, client: client, info: b.info, logs: newExecLog(b.cfg, client)}
 	sb.watch.Add(1)

@@ -145,3 +145,16 @@ func sanitize(b []byte) string {
 		return '.'
 	}, string(b))
 }
+
+// maxGuestWord bounds, in bytes, a word that the guest says of itself. Linux's uname(2) gives 64.
+const maxGuestWord = 256
+
+// guestWord shows what the guest says of itself, such as its kernel's release, in messages and tables: a part of one line.
+func guestWord(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return '.'
+		}
+		return r
+	}, sanitize([]byte(s[:min(len(s), maxGuestWord)])))
+}
