@@ -24,7 +24,7 @@ func names(running bool) cobra.CompletionFunc {
 		var out []cobra.Completion
 		for _, r := range list {
 			if strings.HasPrefix(r.Name, prefix) && (r.Running || !running) {
-				out = append(out, cobra.CompletionWithDesc(r.Name, state(&r)))
+				out = append(out, cobra.CompletionWithDesc(r.Name, clean(state(&r)))) // how it ended may be a guest's words
 			}
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp

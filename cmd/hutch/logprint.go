@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -130,7 +129,7 @@ func cutLines(list []execlog.Entry, n int) (cut []execlog.Entry, enough bool) {
 
 func (p *logPrinter) print(e *execlog.Entry) error {
 	if p.asJSON {
-		return json.NewEncoder(p.stdout).Encode(e)
+		return writeJSON(p.stdout, e, "")
 	}
 	to := p.stdout
 	if e.Source == execlog.Stderr {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -27,13 +26,6 @@ func flagArgs(f *pflag.Flag) []string {
 		return out
 	}
 	return []string{"--" + f.Name + "=" + f.Value.String()}
-}
-
-// printJSON prints v as indented JSON.
-func printJSON(v any) error {
-	enc := json.NewEncoder(os.Stdout)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }
 
 // table prints rows in columns.
