@@ -219,8 +219,15 @@ func outlive(ctx context.Context, sb *sandbox.Sandbox, lifeline io.Reader) {
 	if _, err := session.Wait(ctx); err != nil {
 		return
 	}
-	for end := time.Now().Add(lastWords); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
-		if info, err := session.Info(ctx); err != nil || info.Watchers == 0 {
+	awaitReaders(ctx, lastWords, session.Info)
+}
+
+// awaitReaders waits until nobody follows the session that info tells of, at most for d, also when the guest tells nothing.
+func awaitReaders(ctx context.Context, d time.Duration, info func(context.Context) (sandbox.SessionInfo, error)) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	for ; ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
+		if s, err := info(ctx); err != nil || s.Watchers == 0 {
 			return
 		}
 	}
