@@ -266,6 +266,11 @@ func addDeb(ctx context.Context, dir, path string, f *os.File, size int64, alias
 		return err
 	}
 	tag := CachedKernel{Name: control["Package"], Version: control["Version"], Added: time.Now().UTC()}
+	for field, value := range map[string]string{"Package": tag.Name, "Version": tag.Version} {
+		if !plainName(value) || strings.ContainsRune(value, '/') || slices.Contains([]string{RefAuto, RefHost, RefOwn}, value) {
+			return &FormatError{File: path, Kind: ErrCorrupt, Detail: fmt.Sprintf("its control file says %s: %.80q", field, value), Fix: "take a package of a distribution"}
+		}
+	}
 	tmp, err := os.MkdirTemp(filepath.Dir(dir), tempPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("kernel cache: %w", err)
@@ -324,7 +329,7 @@ func imageDepends(depends string) []string {
 	var out []string
 	for _, d := range strings.FieldsFunc(depends, func(r rune) bool { return r == ',' || r == '|' }) {
 		name, _, _ := strings.Cut(strings.TrimSpace(d), " ")
-		if strings.HasPrefix(name, "linux-image-") {
+		if strings.HasPrefix(name, "linux-image-") && plainName(name) {
 			out = append(out, name)
 		}
 	}

@@ -25,6 +25,14 @@ const (
 	maxDebFiles     = 100_000
 )
 
+// maxPlainName bounds a name that a package gives, in bytes: those of real packages are shorter than 150. The names of all modules are kept in memory.
+const maxPlainName = 512
+
+// plainName says whether a name that a package gives can be printed and listed as it is.
+func plainName(s string) bool {
+	return s != "" && len(s) <= maxPlainName && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
 // debMember is one member of the ar archive.
 type debMember struct {
 	name string
@@ -58,6 +66,9 @@ func debMembers(file string, r io.ReaderAt, size int64) ([]debMember, error) {
 			return nil, fail(off+48, ErrCorrupt, "member size %q", h[48:58])
 		}
 		m := debMember{name: strings.TrimRight(strings.TrimRight(string(h[:16]), " "), "/"), off: off + arHeaderBytes, size: int64(n)}
+		if !plainName(m.name) {
+			return nil, fail(off, ErrCorrupt, "member name %q", m.name)
+		}
 		if m.size > size-m.off {
 			return nil, fail(size, ErrTruncated, "member %s ends at %#x", m.name, m.off+m.size)
 		}
@@ -255,7 +266,7 @@ func wantedPath(h *tar.Header) string {
 	}
 	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
 	name = strings.TrimPrefix(name, "usr/")
-	if !fs.ValidPath(name) {
+	if !fs.ValidPath(name) || !plainName(name) {
 		return ""
 	}
 	switch {

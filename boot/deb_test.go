@@ -241,3 +241,39 @@ func FuzzDeb(f *testing.F) {
 		}
 	})
 }
+
+// Names of a package are printed, kept in memory and taken by Resolve.
+func TestNamesOfAPackageArePlain(t *testing.T) {
+	cache := testCache(t)
+	for _, name := range []string{"own", "host", "auto", "a\x1b[2Jb", "../x", "a b", ""} {
+		deb := writeFile(t, filepath.Join(t.TempDir(), "x.deb"), testDeb(t, name, "", "gzip", kernelTar(t)))
+		if k, err := Import(context.Background(), deb); !errors.Is(err, ErrCorrupt) || strings.ContainsRune(err.Error(), 0x1b) {
+			t.Errorf("the package %q: %v, %v; want ErrCorrupt in plain words", name, k, err)
+		}
+	}
+	if list, err := Cached(); len(list) != 0 || err != nil {
+		t.Errorf("Cached = %v, %v", list, err)
+	}
+	if l := leftovers(t, cache); len(l) != 0 {
+		t.Errorf("left behind: %v", l)
+	}
+	tree := "./lib/modules/" + testRelease + "/"
+	deb := writeFile(t, filepath.Join(t.TempDir(), "x.deb"), testDeb(t, "linux-image-test", "", "gzip", kernelTar(t,
+		tarFile{name: "./boot/vmlinuz-\x1b[2J", data: []byte("x")}, tarFile{name: tree + "a\nb.ko", data: []byte("x")}, tarFile{name: tree + strings.Repeat("x", 600) + ".ko", data: []byte("x")})))
+	k, err := Import(context.Background(), deb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if list, err := os.ReadFile(filepath.Join(k.Path, "lib/modules", testRelease, moduleList)); err != nil || string(list) != "kernel/drivers/virtio/virtio_mmio.ko\nkernel/drivers/virtio/virtio_ring.ko" {
+		t.Errorf("modules %.200q, %v", list, err)
+	}
+	whole, err := os.ReadFile(deb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := bytes.Replace(whole, []byte("data.tar.gz     "), []byte("data.tar.\x1b[2J   "), 1)
+	if _, err := Import(context.Background(), writeFile(t, filepath.Join(t.TempDir(), "y.deb"), bad)); !errors.Is(err, ErrCorrupt) || strings.ContainsRune(err.Error(), 0x1b) {
+		t.Errorf("a member's name: %v", err)
+	}
+}
