@@ -25,19 +25,19 @@ const (
 
 // A CheckResult is what Check found out about one precondition of New. Every text is one line.
 type CheckResult struct {
-	Name   string // "device", "permission", "hardware", "kernel", "modules", "limits", "userland", "memory", "cgroup"
-	Status CheckStatus
-	Detail string      // what was found
-	Fix    string      // what to do about it, where there is something
-	Also   string      `json:",omitempty"` // another way, where there is one
-	Steps  []CheckStep `json:",omitempty"` // of "kernel": where it was looked for, in this order
+	Name   string      `json:"name"` // "device", "permission", "hardware", "kernel", "modules", "limits", "userland", "memory", "cgroup"
+	Status CheckStatus `json:"status"`
+	Detail string      `json:"detail"`          // what was found
+	Fix    string      `json:"fix"`             // what to do about it, where there is something
+	Also   string      `json:"also,omitempty"`  // another way, where there is one
+	Steps  []CheckStep `json:"steps,omitempty"` // of "kernel": where it was looked for, in this order
 }
 
 // A CheckStep is one place where a kernel was looked for.
 type CheckStep struct {
-	Name   string // "option", "environment", "cache" or "host"
-	Try    string // the path or name
-	Reason string // why it gave none, or "used"
+	Name   string `json:"name"`   // "option", "environment", "cache" or "host"
+	Try    string `json:"try"`    // the path or name
+	Reason string `json:"reason"` // why it gave none, or "used"
 }
 
 // Check looks at everything that New needs, with the options that New would get, and returns one result for each precondition, in the order in

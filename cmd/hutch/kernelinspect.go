@@ -73,7 +73,7 @@ type inspection struct {
 	Problem  string    `json:"problem"` // why not; empty if it boots
 	Devices  string    `json:"devices"` // how the guest learns of them: "ACPI", "command line", or "unknown"
 	Modules  []string  `json:"modules"` // that the agent loads, in this order
-	Bytes    int       `json:"module_bytes"`
+	Bytes    int       `json:"moduleBytes"`
 	Features []feature `json:"features"`
 }
 
