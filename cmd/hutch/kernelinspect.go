@@ -35,7 +35,10 @@ var features = []struct{ option, use, need, builtIn, module, missing string }{
 	{"BLK_DEV_INITRD", "initial file system", required, "", "", "the guest has no files"},
 	{"VIRTIO_MMIO", "devices", required, "", loadedNow, "the guest finds no device"},
 	{"VIRTIO_VSOCKETS", "connection to the agent", required, "", loadedNow, "the agent cannot be reached"},
-	{"KVM_GUEST", "clock", required, "the clock needs no calibration", "", "the guest may hang: it has no timer to calibrate its clock by"},
+	{"BINFMT_ELF", "programs", required, "", "", "no program can be started"},
+	{"FUTEX", "the agent's runtime", required, "", "", "the agent cannot start"},
+	{"EPOLL", "the agent's runtime", required, "", "", "the agent cannot start"},
+	{"KVM_GUEST", "clock", useful, "the clock needs no calibration", "", "the guest may hang: it has no timer to calibrate its clock by"},
 	{"DEVTMPFS", "/dev", useful, "", "", "/dev has only what the initial file system brings"},
 	{"TMPFS", "/tmp, /run", useful, "", "", "/tmp and /run are part of the initial file system"},
 	{"UNIX98_PTYS", "terminals", useful, "", "", "no command can have a terminal"},
@@ -69,7 +72,7 @@ type inspection struct {
 	Path     string    `json:"path"`
 	Image    string    `json:"image"`   // the unpacked kernel, which is loaded
 	Origin   string    `json:"origin"`  // the step of the ladder that found it
-	Boots    bool      `json:"boots"`   // nothing that is required is missing
+	Boots    bool      `json:"boots"`   // sandbox.New would try it
 	Problem  string    `json:"problem"` // why not; empty if it boots
 	Devices  string    `json:"devices"` // how the guest learns of them: "ACPI", "command line", or "unknown"
 	Modules  []string  `json:"modules"` // that the agent loads, in this order
@@ -79,19 +82,18 @@ type inspection struct {
 
 func inspectKernel(k *boot.Kernel) inspection {
 	in := inspection{Release: k.Release, Path: k.Path, Image: k.Image, Origin: k.Origin, Modules: []string{}}
-	var problems []string
 	mods, err := k.Modules(boot.DefaultModules...)
-	if err != nil {
-		problems = append(problems, err.Error())
+	if lacks := k.CheckFeatures(); lacks != nil {
+		err = lacks // which New looks at first
 	}
 	for _, m := range mods {
 		in.Modules = append(in.Modules, m.Name)
 		in.Bytes += len(m.Data)
 	}
-	list, problem := deviceFeatures(k)
-	if problem != "" {
-		problems = append(problems, problem)
+	if in.Boots = err == nil; !in.Boots {
+		in.Problem = strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
+	list := deviceFeatures(k)
 	in.Features = list
 	in.Devices = map[bool]string{true: "ACPI", false: "command line"}[list[0].State == "built in"]
 	if list[0].State == "unknown" {
@@ -117,9 +119,6 @@ func inspectKernel(k *boot.Kernel) inspection {
 			}
 		case "missing":
 			line.Handling = f.missing
-			if f.need == required && f.module != loadedNow { // Modules told of the others
-				problems = append(problems, line.Option+" is missing: "+f.missing)
-			}
 		default:
 			line.Handling = unknownConfig
 		}
@@ -128,16 +127,14 @@ func inspectKernel(k *boot.Kernel) inspection {
 		}
 		in.Features = append(in.Features, line)
 	}
-	in.Problem = strings.Join(problems, "; ")
-	in.Boots = in.Problem == ""
 	return in
 }
 
 // deviceFeatures are the two ways in which a guest learns of its devices: one of them will do.
-func deviceFeatures(k *boot.Kernel) (list []feature, problem string) {
+func deviceFeatures(k *boot.Kernel) []feature {
 	acpi, known := k.Config("ACPI")
 	cmdline, _ := k.Config("VIRTIO_MMIO_CMDLINE_DEVICES")
-	list = []feature{
+	list := []feature{
 		{"CONFIG_ACPI", "description of the devices", either, stateOf(acpi, known), "hutch describes them in ACPI tables"},
 		{"CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES", "the same, without ACPI", either, stateOf(cmdline, known), "hutch names them on the kernel's command line"},
 	}
@@ -149,10 +146,9 @@ func deviceFeatures(k *boot.Kernel) (list []feature, problem string) {
 	case cmdline == "y":
 		list[0].Handling = "not needed: the kernel takes devices from its command line"
 	default:
-		problem = "neither CONFIG_ACPI nor CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES is built in: the guest finds no device"
 		list[0].Handling, list[1].Handling = "the guest finds no device", "the guest finds no device"
 	}
-	return list, problem
+	return list
 }
 
 func stateOf(value string, known bool) string {

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/hutchvm/hutch/boot"
 )
 
 // kernelFolder makes a folder with a vmlinux of a few bytes and this configuration; "" for none.
@@ -62,15 +65,16 @@ func TestKernelInspectSaysWhatIsMissingAndWhetherItBoots(t *testing.T) {
 	}{
 		{"complete", complete, true, "", "command line", "ACPI", feature{Need: either, State: "missing", Handling: "not needed: the kernel takes devices from its command line"}},
 		{"ACPI", all.String() + "CONFIG_ACPI=y\n", true, "", "ACPI", "VIRTIO_MMIO_CMDLINE_DEVICES", feature{Need: either, State: "missing", Handling: "not needed: there is ACPI"}},
-		{"neither way to tell of devices", all.String(), false, "neither CONFIG_ACPI nor", "command line", "ACPI", feature{Need: either, State: "missing", Handling: "the guest finds no device"}},
-		{"no transport", without("VIRTIO_MMIO"), false, "module virtio_mmio is neither built in nor shipped", "command line", "VIRTIO_MMIO",
+		{"neither way to tell of devices", all.String(), false, "CONFIG_ACPI and CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES not set", "command line", "ACPI", feature{Need: either, State: "missing", Handling: "the guest finds no device"}},
+		{"no transport", without("VIRTIO_MMIO"), false, "CONFIG_VIRTIO_MMIO not set", "command line", "VIRTIO_MMIO",
 			feature{Need: required, State: "missing", Handling: "the guest finds no device"}},
 		{"a module that is not there", without("VIRTIO_VSOCKETS") + "CONFIG_VIRTIO_VSOCKETS=m\n", false, "module vmw_vsock_virtio_transport is neither", "command line", "VIRTIO_VSOCKETS",
 			feature{Need: required, State: "module", Handling: "the module is not there: the agent cannot be reached"}},
 		{"a module where none helps", without("TMPFS") + "CONFIG_TMPFS=m\n", true, "", "command line", "TMPFS",
 			feature{Need: useful, State: "module", Handling: "counts as missing: /tmp and /run are part of the initial file system"}},
-		{"no clock", without("KVM_GUEST"), false, "CONFIG_KVM_GUEST is missing: the guest may hang", "command line", "KVM_GUEST",
-			feature{Need: required, State: "missing", Handling: "the guest may hang: it has no timer to calibrate its clock by"}},
+		{"no event poll", without("EPOLL"), false, "CONFIG_EPOLL not set", "command line", "EPOLL", feature{Need: required, State: "missing", Handling: "the agent cannot start"}},
+		{"no clock", without("KVM_GUEST"), true, "", "command line", "KVM_GUEST",
+			feature{Need: useful, State: "missing", Handling: "the guest may hang: it has no timer to calibrate its clock by"}},
 		{"no limits", without("MEMCG"), true, "", "command line", "MEMCG", feature{Need: useful, State: "missing", Handling: "a command with this limit is refused"}},
 		{"a disk driver as a module", without("VIRTIO_BLK") + "CONFIG_VIRTIO_BLK=m\n", true, "", "command line", "VIRTIO_BLK", feature{Need: unused, State: "module", Handling: notLoaded}},
 		{"nobody knows", "", true, "", "unknown", "MEMCG", feature{Need: useful, State: "unknown", Handling: unknownConfig}},
@@ -100,6 +104,45 @@ func TestKernelInspectSaysWhatIsMissingAndWhetherItBoots(t *testing.T) {
 				t.Errorf("%+v", o)
 			}
 		})
+	}
+}
+
+// What inspect calls required is what New refuses to boot without, and nothing else.
+func TestKernelInspectRequiresWhatNewDoes(t *testing.T) {
+	t.Setenv("HUTCH_CACHE", t.TempDir())
+	config := func(without string) string {
+		text := "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES=y\n"
+		for _, f := range features {
+			if f.option != without {
+				text += "CONFIG_" + f.option + "=y\n"
+			}
+		}
+		return text
+	}
+	for _, f := range features {
+		k, err := boot.Open(t.Context(), kernelFolder(t, config(f.option)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		in, refused := inspectKernel(k), k.CheckFeatures() != nil
+		if in.Boots == refused || refused != (f.need == required) {
+			t.Errorf("without CONFIG_%s, which is %s: boots %v, refused %v", f.option, f.need, in.Boots, refused)
+		}
+	}
+	k, err := boot.Open(t.Context(), kernelFolder(t, "CONFIG_UNKNOWN=y\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	listed := map[string]bool{}
+	for _, f := range inspectKernel(k).Features {
+		listed[f.Option] = true
+	}
+	for _, option := range regexp.MustCompile(`CONFIG_\w+`).FindAllString(k.CheckFeatures().Error(), -1) {
+		if !listed[option] && option != "CONFIG_IKCONFIG" {
+			t.Errorf("inspect does not list %s, which New needs", option)
+		}
 	}
 }
 
