@@ -89,6 +89,7 @@ func ConnectSocket(ctx context.Context, path string) (*Sandbox, error) {
 }
 
 // Stop ends the sandbox, also one that another process holds, and returns when it is gone. In the process that made the sandbox it is Close.
+// Errors: ErrNotRunning when it has ended already; ctx's, when that ends first: the sandbox may end later.
 func (s *Sandbox) Stop(ctx context.Context) error {
 	r, ok := s.host.(*remote)
 	if !ok {
@@ -102,7 +103,7 @@ func (s *Sandbox) Stop(ctx context.Context) error {
 	select {
 	case <-s.life.done:
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("sandbox: %s: the sandbox has not ended: %w", r.path, ctx.Err())
 	}
 	return nil
 }
@@ -143,7 +144,7 @@ func (r *remote) ask(ctx context.Context, op string) (*serveReply, net.Conn, err
 	err = readLine(conn, &reply)
 	switch {
 	case !stop() && err != nil:
-		err = ctx.Err()
+		err = fmt.Errorf("sandbox: %s: the holder does not answer: %w", r.path, ctx.Err())
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		err = fmt.Errorf("sandbox: %s: %w: it ended while it was asked", r.path, ErrNotRunning)
 	case err != nil:

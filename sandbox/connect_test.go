@@ -249,6 +249,29 @@ func TestConnectionsThatSayNonsenseAreClosed(t *testing.T) {
 	}
 }
 
+func TestAHolderThatDoesNotAnswerIsNamedWithTheContextsError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			defer conn.Close()
+			_, _ = conn.Read(make([]byte, 1)) // it has asked
+			cancel()
+			<-t.Context().Done() // it says nothing until the test is over
+		}
+	}()
+	_, err = ConnectSocket(ctx, path)
+	if !errors.Is(err, context.Canceled) || err.Error() != "sandbox: "+path+": the holder does not answer: context canceled" {
+		t.Errorf("ConnectSocket = %v", err)
+	}
+}
+
 func TestNamesThatDoNotRunAreTypedErrors(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("XDG_STATE_HOME", filepath.Join(dir, "state"))

@@ -147,6 +147,14 @@ func newRm() *cobra.Command {
 func stopAndWait(name string, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
+	err := stopIn(ctx, name)
+	if rec, ierr := sandbox.Inspect(name); errors.Is(err, context.DeadlineExceeded) && ierr == nil {
+		return fmt.Errorf("stop: the holder of %s has not ended after %v: wait longer, or end it with: kill -9 %d", name, timeout, rec.PID)
+	}
+	return err
+}
+
+func stopIn(ctx context.Context, name string) error {
 	sb, err := sandbox.Connect(ctx, name)
 	if err != nil {
 		return err
@@ -166,7 +174,7 @@ func stopAndWait(name string, timeout time.Duration) error {
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("the holder of %s (process %d) does not end", name, rec.PID)
+			return ctx.Err()
 		}
 	}
 }

@@ -131,14 +131,7 @@ func endingSignal(ctx context.Context) (code exitCode, ended bool) {
 
 // explainBoot gives the words of package sandbox the names of the flags, and tells a machine without KVM of the lab.
 func explainBoot(err error) error {
-	var ce *sandbox.ConfigError
-	if errors.As(err, &ce) {
-		for option, name := range map[string]string{"WithMemory": "--memory", "WithCPUs": "--cpus", "WithBootTimeout": "--boot-timeout"} {
-			if ce.Option == option {
-				return fmt.Errorf("%s: %s: %s", name, ce.Value, ce.Reason)
-			}
-		}
-	}
+	err = optionError(err)
 	switch {
 	case errors.Is(err, sandbox.ErrNoKVM):
 		return fmt.Errorf("%w; without hardware virtualisation, hutch's lab runs the same command in an emulated machine: bin/kvmlab -- bin/hutch run, in a checkout of hutch after make build", err)

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// A holder that hangs is named, with its process, instead of "context deadline exceeded".
+func TestStopTellsOfAHolderThatDoesNotAnswer(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("XDG_STATE_HOME", filepath.Join(dir, "state"))
+	t.Setenv("XDG_RUNTIME_DIR", filepath.Join(dir, "run"))
+	state, run := filepath.Join(dir, "state", "hutch", "worker"), filepath.Join(dir, "run", "hutch")
+	for _, d := range []string{state, run} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(state, "sandbox.json"), []byte(`{"name": "worker", "pid": 4711}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(state, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(run, "worker.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	const want = "hutch: stop: the holder of worker has not ended after 100ms: wait longer, or end it with: kill -9 4711\n"
+	if got := hutch(t, "", "stop", "--timeout", "100ms", "worker"); got != (outcome{stderr: want, code: exitFailed}) {
+		t.Errorf("%+v, want %q", got, want)
+	}
+}
