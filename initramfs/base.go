@@ -60,19 +60,22 @@ type Image struct {
 // Errors: ErrNoToolchain, ErrNoSource, a *BuildError with the tool's output, ctx.Err wrapped, or those of the file system. A failed build
 // leaves nothing behind but the Go command's own cache.
 func Base(ctx context.Context, opts Options) (*Image, error) {
-	b, img, err := prepare(ctx, opts)
-	if img != nil || err != nil {
-		return img, err
+	b, key, err := prepare(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	if img := b.image(key); img != nil {
+		return img, nil
 	}
 	unlock, err := cachedir.Lock(ctx, filepath.Join(b.root, "lock"))
 	if err != nil {
 		return nil, fmt.Errorf("initramfs: %w", err)
 	}
 	defer unlock()
-	if img := b.lookup(); img != nil { // another process has built it meanwhile
+	if img := b.image(b.lookup()); img != nil { // another process has built it meanwhile
 		return img, nil
 	}
-	img, err = b.build(ctx)
+	img, err := b.build(ctx)
 	if err != nil {
 		var known *BuildError
 		if !errors.As(err, &known) {
@@ -84,44 +87,47 @@ func Base(ctx context.Context, opts Options) (*Image, error) {
 }
 
 // Current looks for the image that Base would return, and builds nothing. Where there is none it returns nil and the Go command that Base would
-// build it with. Errors: why Base would fail before it builds.
+// build it with. Looking is no use that keeps the image from being deleted. Errors: why Base would fail before it builds.
 func Current(ctx context.Context, opts Options) (img *Image, goTool string, err error) {
-	b, img, err := prepare(ctx, opts)
-	if img != nil || err != nil {
-		return img, "", err
+	b, key, err := prepare(ctx, opts)
+	if err != nil {
+		return nil, "", err
+	}
+	if img := b.peek(key); img != nil {
+		return img, "", nil
 	}
 	return nil, b.goTool, nil
 }
 
-// prepare finds what Base needs, and the image if it is in the cache. Without an image and an error it can be built.
-func prepare(ctx context.Context, opts Options) (*builder, *Image, error) {
+// prepare finds what Base needs, and the key of the image that Base would return at once. Without a key and an error one can be built.
+func prepare(ctx context.Context, opts Options) (b *builder, key string, err error) {
 	root, err := cachedir.Dir(cacheName)
 	if err != nil {
-		return nil, nil, fmt.Errorf("initramfs: %w", err)
+		return nil, "", fmt.Errorf("initramfs: %w", err)
 	}
-	b := &builder{root: root, opts: opts}
+	b = &builder{root: root, opts: opts}
 	if b.recipe, err = recipeFiles(); err != nil {
-		return nil, nil, fmt.Errorf("initramfs: %w", err)
+		return nil, "", fmt.Errorf("initramfs: %w", err)
 	}
 	if b.goTool, err = findGo(opts.GoTool); err != nil && !errors.Is(err, ErrNoToolchain) {
-		return nil, nil, err
+		return nil, "", err
 	}
 	noGo := err
 	if opts.AgentPath != "" {
 		if err := checkAgent(opts.AgentPath); err != nil {
-			return nil, nil, err
+			return nil, "", err
 		}
 	} else if b.module, err = locateModule(ctx, b.goTool, opts.ModuleDir); err != nil {
-		if img := b.latest(); img != nil && opts.ModuleDir == "" && ctx.Err() == nil {
+		if key := b.latest(); key != "" && opts.ModuleDir == "" && ctx.Err() == nil {
 			b.progress("hutch's source not found from here: taking the guest image built last")
-			return b, img, nil
+			return b, key, nil
 		}
-		return nil, nil, errors.Join(noGo, err)
+		return nil, "", errors.Join(noGo, err)
 	}
-	if img := b.lookup(); img != nil {
-		return b, img, nil
+	if key := b.lookup(); key != "" {
+		return b, key, nil
 	}
-	return b, nil, noGo
+	return b, "", noGo
 }
 
 // checkAgent accepts what the guest's kernel can start as /init: a static ELF program of the host's architecture.
@@ -184,27 +190,30 @@ func (b *builder) latestPath() string {
 
 // latest is the last resort of a program that was built without paths (-trimpath) from a working copy and runs elsewhere. That the agent may
 // be of another state of the source is left to the handshake with it, which compares protocol versions.
-func (b *builder) latest() *Image {
-	data, err := os.ReadFile(b.latestPath())
-	var s stamp
-	if err != nil || json.Unmarshal(data, &s) != nil {
-		return nil
-	}
-	return b.image(s.Image)
+func (b *builder) latest() (key string) {
+	s, _ := b.stamped(b.latestPath())
+	return s.Image
 }
 
-// lookup returns the image that the stamps say is up to date, or nil.
-func (b *builder) lookup() *Image {
-	data, err := os.ReadFile(b.stampPath(b.goTool))
-	var s stamp
-	if err != nil || json.Unmarshal(data, &s) != nil {
-		return nil
+// lookup returns the key of the image that the stamps say is up to date, or "".
+func (b *builder) lookup() (key string) {
+	s, ok := b.stamped(b.stampPath(b.goTool))
+	if !ok {
+		return ""
 	}
-	now, err := b.sourceState(s.Dirs)
-	if err != nil || now != s.Fingerprint {
-		return nil
+	if now, err := b.sourceState(s.Dirs); err != nil || now != s.Fingerprint {
+		return ""
 	}
-	return b.image(s.Image)
+	return s.Image
+}
+
+// stamped reads a stamp whose image is there.
+func (b *builder) stamped(path string) (s stamp, ok bool) {
+	data, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(data, &s) != nil || b.peek(s.Image) == nil {
+		return stamp{}, false
+	}
+	return s, true
 }
 
 func (b *builder) sourceState(dirs []string) (string, error) {

@@ -2,7 +2,6 @@ package initramfs
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -32,11 +31,14 @@ func Cached(ctx context.Context, opts Options) ([]CachedImage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("initramfs: %w", err)
 	}
-	b := &builder{root: root, opts: opts}
-	current, err := b.currentKey(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("initramfs: %w", err)
+	_, current, err := prepare(ctx, opts)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("initramfs: %w", ctx.Err())
 	}
+	if err != nil {
+		current = "" // Base would fail, and says why
+	}
+	b := &builder{root: root}
 	entries, err := os.ReadDir(filepath.Join(root, "images"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("initramfs: %w", err)
@@ -69,36 +71,4 @@ func Cached(ctx context.Context, opts Options) ([]CachedImage, error) {
 		return strings.Compare(x.Path, y.Path)
 	})
 	return out, nil
-}
-
-// currentKey names the image that Base would return at once, or is empty: no source or no stamp of it. err is only that of ctx.
-func (b *builder) currentKey(ctx context.Context) (string, error) {
-	var err error
-	if b.recipe, err = recipeFiles(); err != nil {
-		return "", err
-	}
-	b.goTool, _ = findGo(b.opts.GoTool) // without one, the stamp of the last one counts
-	path := b.latestPath()
-	if b.opts.AgentPath == "" {
-		b.module, err = locateModule(ctx, b.goTool, b.opts.ModuleDir)
-	}
-	switch {
-	case ctx.Err() != nil:
-		return "", ctx.Err()
-	case err == nil:
-		path = b.stampPath(b.goTool)
-	case b.opts.ModuleDir != "":
-		return "", nil
-	}
-	data, readErr := os.ReadFile(path)
-	var s stamp
-	if readErr != nil || json.Unmarshal(data, &s) != nil {
-		return "", nil
-	}
-	if err == nil { // else it is the last resort, whatever the source is
-		if now, err := b.sourceState(s.Dirs); err != nil || now != s.Fingerprint {
-			return "", nil
-		}
-	}
-	return s.Image, nil
 }

@@ -1,14 +1,25 @@
 package initramfs
 
 import (
+	"debug/elf"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/hutchvm/hutch/internal/cachedir"
 )
+
+// staticELF is the header of a program without segments, as far as checkAgent looks.
+var staticELF = func() string {
+	h := make([]byte, 64)
+	copy(h, "\x7fELF\x02\x01\x01")
+	h[16], h[18] = 2, byte(map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[runtime.GOARCH])
+	h[20], h[52], h[54], h[58] = 1, 64, 56, 64
+	return string(h)
+}()
 
 func TestCachedListsTheCurrentImageFirstAndUsesNone(t *testing.T) {
 	root := t.TempDir()
@@ -23,7 +34,7 @@ func TestCachedListsTheCurrentImageFirstAndUsesNone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(agent, "agent 1")
+	write(agent, staticELF+"agent 1")
 	opts := Options{AgentPath: agent}
 	list := func() []string {
 		t.Helper()
@@ -88,6 +99,31 @@ func TestCachedListsTheCurrentImageFirstAndUsesNone(t *testing.T) {
 	}
 	check("old current", "new", "oldest")
 	check("old current", "new", "oldest") // listing is no use
-	write(agent, "agent 2, which no image has")
-	check("new", "old", "oldest")
+	if img, _, err := Current(t.Context(), opts); err != nil || img == nil || filepath.Base(filepath.Dir(img.Path)) != "old" {
+		t.Fatalf("Current = %+v, %v", img, err)
+	}
+	used := func() time.Time {
+		info, err := os.Stat(filepath.Join(b.root, "images", "old"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.ModTime()
+	}
+	if time.Since(used()) < time.Hour {
+		t.Error("Current counts as a use")
+	}
+	if img, err := Base(t.Context(), opts); err != nil || filepath.Base(filepath.Dir(img.Path)) != "old" || time.Since(used()) > time.Hour {
+		t.Fatalf("Base = %+v, %v; used at %v", img, err, used())
+	}
+	write(agent, staticELF+"agent 2, which no image has")
+	check("old", "new", "oldest")
+	write(agent, "no program: Base fails")
+	sum, err = hashFile(agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeStamp(b.stampPath(b.goTool), stamp{Image: "old", Fingerprint: sum}); err != nil {
+		t.Fatal(err)
+	}
+	check("old", "new", "oldest")
 }
