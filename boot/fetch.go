@@ -67,7 +67,7 @@ func importKernel(ctx context.Context, deb, alias string, progress func(string))
 }
 
 // Remove deletes a fetched or imported kernel from the cache, by name, release or alias, with its unpacked image and the package file that Fetch
-// keeps. A kernel that is open stays usable. Our own kernel is package ownkernel's to remove.
+// keeps. A kernel that is open stays usable. Our own kernel is package ownkernel's to remove: it is refused here.
 // Errors: one with fs.ErrNotExist that names the kernel if there is none of that name; the file system's. Safe for concurrent use.
 func Remove(ctx context.Context, name string) error {
 	_, unlock, err := lockCache(ctx)
@@ -79,8 +79,13 @@ func Remove(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	own := false
 	for _, c := range list {
-		if c.Name == RefOwn || !c.called(name) {
+		if !c.called(name) {
+			continue
+		}
+		if c.Name == RefOwn {
+			own = true
 			continue
 		}
 		images := imagesOf(c.Path)
@@ -93,6 +98,9 @@ func Remove(ctx context.Context, name string) error {
 			}
 		}
 		return debpkg.Forget(ctx, c.Name, c.Version)
+	}
+	if own {
+		return fmt.Errorf("kernel %q is hutch's own, which ownkernel.Remove removes: hutch kernel prune own", name)
 	}
 	return fmt.Errorf("no kernel %q in the cache (hutch kernel list shows them): %w", name, fs.ErrNotExist)
 }

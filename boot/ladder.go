@@ -46,8 +46,11 @@ type Step struct {
 	Err  error  // why it gave no kernel
 }
 
-// Reason is Err in words, without the path that Try has already, on one line.
+// Reason is Err in words, without the path that Try has already, on one line; "" without an Err.
 func (s Step) Reason() string {
+	if s.Err == nil {
+		return ""
+	}
 	text := strings.TrimPrefix(s.Err.Error(), "kernel: ")
 	for _, op := range []string{"", "open ", "stat "} {
 		text = strings.TrimPrefix(text, op+s.Try+": ")

@@ -193,3 +193,21 @@ func TestCachedListsTheLatestFirst(t *testing.T) {
 		t.Errorf("Remove = %v", err)
 	}
 }
+
+func TestRemoveLeavesOurOwnKernelToItsPackage(t *testing.T) {
+	ownKernel(t, testCache(t))
+	for _, name := range []string{"own", "6.12.1-hutch"} {
+		if err := Remove(t.Context(), name); err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "hutch kernel prune own") {
+			t.Errorf("Remove(%q) = %v", name, err)
+		}
+	}
+	if list, err := Cached(); err != nil || len(list) != 1 {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+func TestAStepWithoutAnErrorHasNoReason(t *testing.T) {
+	if got := (Step{Name: "cache"}).Reason(); got != "" {
+		t.Errorf("%q", got)
+	}
+}
