@@ -134,7 +134,7 @@ func (s surroundings) memoryHint() string {
 			path, most>>20, used>>20))
 	}
 	if limits == nil {
-		return "the host has no memory left for it (neither RLIMIT_AS nor a control group limits this process): see: free -m"
+		return "the host has no memory left for it (neither RLIMIT_AS nor a control group of version 2 limits this process): see: free -m"
 	}
 	return strings.Join(limits, "; ")
 }
