@@ -102,7 +102,8 @@ type AttachRequest struct {
 	// typed or shown; 0 = leave it.
 	Rows uint16 `cbor:"7,keyasint,omitempty"`
 	Cols uint16 `cbor:"8,keyasint,omitempty"`
-	// Uncounted is not one of SessionInfo.Watchers.
+	// Uncounted leaves it out of SessionInfo.Watchers: a log, or who only waits,
+	// is nobody that a user would miss.
 	Uncounted bool `cbor:"9,keyasint,omitempty"`
 	// OnGap is called for each gap with AllowGap, from the goroutine that reads
 	// the agent's messages: it must not block or call

@@ -50,7 +50,7 @@ func (e *ConfigError) Error() string {
 
 // A BootError is a failure of New after its options were found to be sound.
 //
-// Stage is the last stage that there is evidence of, Console the last output of the guest's serial console (at most consoleTail bytes), Err the cause.
+// Stage is the last stage that there is evidence of, Console the last output of the guest's serial console (at most 4 KiB), Err the cause.
 type BootError struct {
 	Stage   Stage
 	Console []byte

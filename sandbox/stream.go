@@ -366,6 +366,7 @@ func (h *ExecHandle) PID() int { return h.proc.p.PID() }
 // A SignalTarget says which processes a signal goes to.
 type SignalTarget int
 
+// The targets; the zero value is SignalGroup.
 const (
 	SignalGroup   SignalTarget = iota // the command's process group, as a terminal's Ctrl-C
 	SignalProcess                     // the process itself
