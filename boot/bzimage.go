@@ -95,7 +95,7 @@ func parseBzImage(file string, r io.ReaderAt, size int64) (*bzImage, error) {
 		return nil, fail(b.payload, ErrCorrupt, "the payload starts with % x, which is no known compression", magic[:4])
 	}
 	if b.method.open == nil {
-		e := fail(b.payload, ErrUnsupported, "the payload is packed with %s", b.method.name).(*FormatError)
+		e := fail(b.payload, ErrUnsupported, "the payload is packed with %s", b.method.name).(*FormatError) //nolint:errorlint // it makes one
 		e.Fix = "use a kernel packed with gzip, xz, zstd or lz4, or give its vmlinux"
 		return nil, e
 	}

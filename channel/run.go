@@ -84,8 +84,8 @@ func (p *Process) work(frames map[streamKind][]byte) error {
 	p.stdinGone.Store(true)
 	if p.stdin != nil {
 		p.c.guard.reset(p.stdin.StreamID())
-		p.stdinMu.Lock() // the write that the reset ended
-		p.stdinMu.Unlock()
+		p.stdinMu.Lock()   // the write that the reset ended
+		p.stdinMu.Unlock() //nolint:staticcheck // it was waited for
 	}
 	switch {
 	case err == nil || p.c.Err() != nil:

@@ -59,7 +59,7 @@ type BootError struct {
 
 func (e *BootError) Error() string {
 	cause := fmt.Sprint(e.Err)
-	if stopped, ok := e.Err.(*StoppedError); ok {
+	if stopped, ok := e.Err.(*StoppedError); ok { //nolint:errorlint // what wraps one has more to say
 		cause = stopped.brief() // its console would stand here twice
 	}
 	if e.Stage < StageRunning {

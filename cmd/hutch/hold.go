@@ -116,11 +116,11 @@ func startHolder(ctx context.Context, name string, spec *holdSpec, verbose bool)
 		}
 	}
 	reports.Close()
-	err = h.end()
+	_ = h.end()
 	if code, ended := endingSignal(ctx); ended {
 		return nil, code
 	}
-	return nil, fmt.Errorf("the holder ended before the microVM had booted: %v", err)
+	return nil, fmt.Errorf("the holder ended before the microVM had booted: %v", h.cmd.ProcessState)
 }
 
 // release leaves the holder to itself.

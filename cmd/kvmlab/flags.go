@@ -118,7 +118,7 @@ func parseInto(cfg *config, args []string) ([]string, error) {
 		cfg.mode = modeHelp
 		return nil, nil
 	} else if err != nil {
-		return nil, fmt.Errorf("%w: %v", errUsage, err)
+		return nil, fmt.Errorf("%w: %v", errUsage, err) //nolint:errorlint // only its words
 	}
 	if mem != "" {
 		mib, err := parseMem(mem)

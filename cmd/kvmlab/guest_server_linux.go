@@ -100,7 +100,7 @@ func runSession(conn halfCloser, req request, build string, slot int) error {
 	splice(ours, abandoned)
 	waitErr := cmd.Wait()
 	if counted.written == 0 {
-		return fmt.Errorf("session in the lab failed: %v: %s", waitErr, strings.TrimSpace(complaint.String()))
+		return fmt.Errorf("session in the lab failed: %v: %s", waitErr, strings.TrimSpace(complaint.String())) //nolint:errorlint // only its words
 	}
 	if text := complaint.String(); text != "" {
 		fmt.Fprintln(os.Stderr, "kvmlab session:", strings.TrimSpace(text))

@@ -266,7 +266,7 @@ func TestConnRandomEventsKeepInvariants(t *testing.T) {
 func randomEvent(s *connState, r *rand.Rand) event {
 	switch k := eventKind(1 + r.IntN(int(evSent))); k {
 	case evPacket:
-		h := &Header{Op: Op(1 + r.IntN(7)), Len: uint32(r.IntN(3000)), Flags: uint32(r.IntN(4)) & uint32(r.IntN(4)), BufAlloc: uint32(r.IntN(1 << 18))}
+		h := &Header{Op: Op(1 + r.IntN(7)), Len: uint32(r.IntN(3000)), Flags: uint32(r.IntN(4)) & uint32(r.IntN(4)), BufAlloc: uint32(r.IntN(1 << 18))} //nolint:staticcheck // two draws: a flag is set in a quarter of them
 		h.FwdCnt = s.Tx.Taken
 		if f := s.Tx.Sent - s.Tx.Taken; f > 0 {
 			h.FwdCnt += uint32(r.IntN(int(f) + 1))
