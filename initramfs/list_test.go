@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -21,109 +22,118 @@ var staticELF = func() string {
 	return string(h)
 }()
 
-func TestCachedListsTheCurrentImageFirstAndUsesNone(t *testing.T) {
-	root := t.TempDir()
-	t.Setenv(cachedir.Env, root)
-	agent := filepath.Join(t.TempDir(), "agent")
-	write := func(path, text string) {
-		t.Helper()
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(agent, staticELF+"agent 1")
-	opts := Options{AgentPath: agent}
-	list := func() []string {
-		t.Helper()
-		images, err := Cached(t.Context(), opts)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var out []string
-		for _, img := range images {
-			name := filepath.Base(filepath.Dir(img.Path))
-			if img.Current {
-				name += " current"
-			}
-			if img.Size != 4 || img.SHA256 != "sum of "+filepath.Base(filepath.Dir(img.Path)) || time.Since(img.Built) > time.Hour {
-				t.Errorf("%+v", img)
-			}
-			out = append(out, name)
-		}
-		return out
-	}
-	check := func(want ...string) {
-		t.Helper()
-		got := list()
-		if len(got) != len(want) {
-			t.Fatalf("%q, want %q", got, want)
-		}
-		for i := range got {
-			if got[i] != want[i] {
-				t.Fatalf("%q, want %q", got, want)
-			}
-		}
-	}
-	check()
+// imageCache is a cache with images, of which none is current until stamp says so.
+type imageCache struct {
+	*testing.T
+	*builder
+	agent string
+}
 
-	b := &builder{root: filepath.Join(root, cacheName), opts: opts}
-	var err error
-	if b.recipe, err = recipeFiles(); err != nil {
+func newImageCache(t *testing.T) *imageCache {
+	t.Helper()
+	t.Setenv(cachedir.Env, t.TempDir())
+	root, err := cachedir.Dir(cacheName)
+	if err != nil {
 		t.Fatal(err)
 	}
-	b.goTool, _ = findGo("")
+	c := &imageCache{t, &builder{root: root}, filepath.Join(t.TempDir(), "agent")}
+	c.opts.AgentPath = c.agent
+	c.write(c.agent, staticELF+"agent 1")
+	if c.recipe, err = recipeFiles(); err != nil {
+		t.Fatal(err)
+	}
+	c.goTool, _ = findGo("")
+	c.check()
 	day := time.Now().Add(-24 * time.Hour)
 	for i, name := range []string{"new", "old", "oldest", "damaged"} {
 		info, err := json.Marshal(Image{SHA256: "sum of " + name, Size: 4})
 		if err != nil {
 			t.Fatal(err)
 		}
-		dir := filepath.Join(b.root, "images", name)
-		write(filepath.Join(dir, infoName), string(info))
-		write(filepath.Join(dir, imageName), map[bool]string{false: "cpio", true: "x"}[name == "damaged"])
+		dir := filepath.Join(root, "images", name)
+		c.write(filepath.Join(dir, infoName), string(info))
+		c.write(filepath.Join(dir, imageName), map[bool]string{false: "cpio", true: "x"}[name == "damaged"])
 		used := day.Add(-time.Duration(i) * time.Hour)
 		if err := os.Chtimes(dir, used, used); err != nil {
 			t.Fatal(err)
 		}
 	}
-	check("new", "old", "oldest")
-	sum, err := hashFile(agent)
+	return c
+}
+
+func (c *imageCache) write(path, text string) {
+	c.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		c.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		c.Fatal(err)
+	}
+}
+
+// stamp makes the image up to date for the agent as it is.
+func (c *imageCache) stamp(image string) {
+	c.Helper()
+	sum, err := hashFile(c.agent)
 	if err != nil {
-		t.Fatal(err)
+		c.Fatal(err)
 	}
-	if err := writeStamp(b.stampPath(b.goTool), stamp{Image: "old", Fingerprint: sum}); err != nil {
-		t.Fatal(err)
+	if err := writeStamp(c.stampPath(c.goTool), stamp{Image: image, Fingerprint: sum}); err != nil {
+		c.Fatal(err)
 	}
-	check("old current", "new", "oldest")
-	check("old current", "new", "oldest") // listing is no use
-	if img, _, err := Current(t.Context(), opts); err != nil || img == nil || filepath.Base(filepath.Dir(img.Path)) != "old" {
-		t.Fatalf("Current = %+v, %v", img, err)
+}
+
+// check compares what Cached lists.
+func (c *imageCache) check(want ...string) {
+	c.Helper()
+	images, err := Cached(c.Context(), c.opts)
+	if err != nil {
+		c.Fatal(err)
 	}
+	var got []string
+	for _, img := range images {
+		name := filepath.Base(filepath.Dir(img.Path))
+		if img.Size != 4 || img.SHA256 != "sum of "+name || time.Since(img.Built) > time.Hour {
+			c.Errorf("%+v", img)
+		}
+		if img.Current {
+			name += " current"
+		}
+		got = append(got, name)
+	}
+	if !slices.Equal(got, want) {
+		c.Fatalf("%q, want %q", got, want)
+	}
+}
+
+func TestCachedListsTheCurrentImageFirstAndUsesNone(t *testing.T) {
+	c := newImageCache(t)
+	c.check("new", "old", "oldest")
+	c.stamp("old")
+	c.check("old current", "new", "oldest")
+	c.check("old current", "new", "oldest") // listing is no use
+	c.write(c.agent, staticELF+"agent 2, which no image has")
+	c.check("new", "old", "oldest")
+	c.write(c.agent, "no program: Base fails")
+	c.stamp("old")
+	c.check("new", "old", "oldest")
+}
+
+func TestCurrentIsNoUseAndBaseIsOne(t *testing.T) {
+	c := newImageCache(t)
+	c.stamp("old")
 	used := func() time.Time {
-		info, err := os.Stat(filepath.Join(b.root, "images", "old"))
+		info, err := os.Stat(filepath.Join(c.root, "images", "old"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return info.ModTime()
 	}
-	if time.Since(used()) < time.Hour {
-		t.Error("Current counts as a use")
+	before := used()
+	if img, _, err := Current(t.Context(), c.opts); err != nil || img == nil || filepath.Base(filepath.Dir(img.Path)) != "old" || !used().Equal(before) {
+		t.Fatalf("Current = %+v, %v; used at %v, before at %v", img, err, used(), before)
 	}
-	if img, err := Base(t.Context(), opts); err != nil || filepath.Base(filepath.Dir(img.Path)) != "old" || time.Since(used()) > time.Hour {
-		t.Fatalf("Base = %+v, %v; used at %v", img, err, used())
+	if img, err := Base(t.Context(), c.opts); err != nil || filepath.Base(filepath.Dir(img.Path)) != "old" || !used().After(before) {
+		t.Fatalf("Base = %+v, %v; used at %v, before at %v", img, err, used(), before)
 	}
-	write(agent, staticELF+"agent 2, which no image has")
-	check("old", "new", "oldest")
-	write(agent, "no program: Base fails")
-	sum, err = hashFile(agent)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := writeStamp(b.stampPath(b.goTool), stamp{Image: "old", Fingerprint: sum}); err != nil {
-		t.Fatal(err)
-	}
-	check("old", "new", "oldest")
 }
