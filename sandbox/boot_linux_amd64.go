@@ -218,7 +218,7 @@ func (b *booting) start(ctx context.Context) (*Sandbox, error) {
 // greet begins the exec protocol with the agent. An agent of another version came with the image, so that is named.
 func (b *booting) greet(ctx context.Context, conn net.Conn) (*channel.Client, error) {
 	client, err := channel.NewClient(ctx, conn, channel.Config{HandshakeTimeout: b.cfg.bootTimeout, Logger: b.cfg.logger})
-	if ve := (*channel.VersionError)(nil); errors.As(err, &ve) {
+	if ve := (*VersionError)(nil); errors.As(err, &ve) {
 		err = fmt.Errorf("%s: %w", b.info.Initramfs, err)
 	}
 	return client, err

@@ -76,7 +76,7 @@ func greetedBy(t *testing.T, version int) error {
 	go guest.Write(hello)
 	b := &booting{cfg: cfg, info: Info{Initramfs: "/srv/guest.cpio"}}
 	client, err := b.greet(context.Background(), host)
-	var ve *channel.VersionError
+	var ve *VersionError
 	if client != nil || !errors.As(err, &ve) || ve.Agent != version || ve.Host != channel.Version {
 		t.Fatalf("%v, %v; want a *VersionError of %d", client, err, version)
 	}

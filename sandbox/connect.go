@@ -72,7 +72,7 @@ func ConnectSocket(ctx context.Context, path string) (*Sandbox, error) {
 	client, err := channel.NewClient(ctx, execConn, channel.Config{})
 	if err != nil {
 		waitConn.Close()
-		if ve := (*channel.VersionError)(nil); errors.As(err, &ve) { // the image is not to blame
+		if ve := (*VersionError)(nil); errors.As(err, &ve) { // the image is not to blame
 			return nil, &HolderVersionError{Path: path, Holder: ve.Agent, Ours: ve.Host}
 		}
 		return nil, fmt.Errorf("sandbox: %s: %w", path, err)

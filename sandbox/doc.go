@@ -208,6 +208,7 @@
 //	an option or a field cannot work                                                  *ConfigError
 //	the boot failed at some stage                                                     *BootError
 //	- because it took too long                 ErrBootTimeout                         *BootError
+//	- the image is of another version of hutch                                        *VersionError, *BootError
 //	a command was not started                  exec.ErrNotFound, fs.ErrNotExist,      *StartError
 //	                                           fs.ErrPermission
 //	a Cmd did not exit with 0                                                         *ExitError

@@ -19,6 +19,9 @@ type StartError = channel.StartError
 // LimitError says that one more command, or more bytes of kept output, would be beyond a limit.
 type LimitError = channel.LimitError
 
+// VersionError says that the guest's image was built by another version of hutch, whose agent speaks another protocol.
+type VersionError = channel.VersionError
+
 // ErrWaitDelay is returned by Wait when a command exited with code 0 but other processes held its output open beyond WaitDelay.
 var ErrWaitDelay = errors.New("sandbox: WaitDelay expired before the command's output was complete")
 

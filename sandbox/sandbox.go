@@ -51,7 +51,7 @@ type Info struct {
 // Errors, all with nothing left behind: *ConfigError for an option; errors.Is ErrUnsupported, ErrNoKVM, ErrKVMPermission, ErrSoftwareKVM,
 // ErrNoKernel with what to do about it; otherwise a *BootError with the stage reached and the end of the guest's console, whose cause is
 // ctx's error, ErrBootTimeout, a *StoppedError when the guest ended by itself, an error of package boot for a kernel that does not do, or a
-// *channel.VersionError for an image of another version of hutch. docs/errors.md has the messages with cause and fix.
+// *VersionError for an image of another version of hutch. docs/errors.md has the messages with cause and fix.
 func New(ctx context.Context, opts ...Option) (*Sandbox, error) {
 	if ctx == nil {
 		return nil, &ConfigError{"New", "nil", "the context is nil; give context.Background()"}
