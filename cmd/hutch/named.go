@@ -94,14 +94,14 @@ sizes are in bytes, durations in nanoseconds.`,
 			}{Record: rec}
 			if rec.Running {
 				sb, err := sandbox.Connect(context.Background(), args[0])
-				if err != nil {
-					return err
+				if err != nil { // the record helps all the more then: it has the holder's process
+					return errors.Join(printJSON(out), err)
 				}
 				defer sb.Close()
 				info := sb.Info()
 				out.Info = &info
 				if out.Sessions, err = sb.Sessions(context.Background()); err != nil {
-					return err
+					return errors.Join(printJSON(out), err)
 				}
 			}
 			return printJSON(out)

@@ -4,12 +4,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
 
-// A holder that hangs is named, with its process, instead of "context deadline exceeded".
-func TestStopTellsOfAHolderThatDoesNotAnswer(t *testing.T) {
+// deafHolder makes the sandbox "worker" of a holder, process 4711, that takes connections and says nothing.
+func deafHolder(t *testing.T) net.Listener {
+	t.Helper()
 	dir := t.TempDir()
 	t.Setenv("XDG_STATE_HOME", filepath.Join(dir, "state"))
 	t.Setenv("XDG_RUNTIME_DIR", filepath.Join(dir, "run"))
@@ -26,7 +28,7 @@ func TestStopTellsOfAHolderThatDoesNotAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lock.Close()
+	t.Cleanup(func() { lock.Close() })
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
@@ -34,9 +36,28 @@ func TestStopTellsOfAHolderThatDoesNotAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// A holder that hangs is named, with its process, instead of "context deadline exceeded".
+func TestStopTellsOfAHolderThatDoesNotAnswer(t *testing.T) {
+	deafHolder(t)
 	const want = "hutch: stop: the holder of worker has not ended after 100ms: wait longer, or end it with: kill -9 4711\n"
 	if got := hutch(t, "", "stop", "--timeout", "100ms", "worker"); got != (outcome{stderr: want, code: exitFailed}) {
 		t.Errorf("%+v, want %q", got, want)
+	}
+}
+
+func TestInspectPrintsTheRecordOfAHolderThatCannotBeAsked(t *testing.T) {
+	l := deafHolder(t)
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			conn.Close()
+		}
+	}()
+	got := hutch(t, "", "inspect", "worker")
+	if got.code != exitFailed || !strings.Contains(got.stdout, `"pid": 4711,`) || !strings.HasPrefix(got.stderr, "hutch: sandbox: ") {
+		t.Errorf("%+v", got)
 	}
 }
