@@ -227,3 +227,11 @@ func (p *Process) Skipped() (stdout, stderr int64) {
 	defer p.mu.Unlock()
 	return p.skipped[0], p.skipped[1]
 }
+
+// Began are the cursors at which an attachment began: where its request named
+// one, that one, else where the agent says. Final once Attach has returned.
+func (p *Process) Began() (stdout, stderr int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.from[0], p.from[1]
+}

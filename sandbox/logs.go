@@ -183,28 +183,6 @@ func (s *sessionLog) ended(e *channel.Exit, err error) {
 	s.l.event(s.id, execlog.Event{Kind: execlog.Exit, Code: state.ExitCode(), Signal: int(e.Signal)}, "%v", state)
 }
 
-// followOutput follows a detachable session from its first byte to its end.
-func (s *sessionLog) followOutput() {
-	gap := func(g channel.GapError) {
-		src := execlog.Source(g.Stream)
-		if s.merged {
-			src = execlog.Output
-		}
-		s.l.event(s.id, execlog.Event{Kind: execlog.Gap, Bytes: g.Have - g.Want, Source: src}, "%d bytes of %s were lost before they could be logged", g.Have-g.Want, src)
-	}
-	stdio := channel.Stdio{Stdout: &logWriter{log: s}}
-	if !s.merged {
-		stdio.Stderr = &logWriter{log: s, stderr: true}
-	}
-	p, err := s.l.client.Attach(context.Background(), s.id, channel.AttachRequest{ReadOnly: true, AllowGap: true, Uncounted: true, OnGap: gap}, stdio)
-	if err != nil {
-		s.ended(nil, err)
-		return
-	}
-	e, err := p.Wait()
-	s.ended(e, err)
-}
-
 // logWriter shows output to the log, and passes it on to w unless that is nil.
 type logWriter struct {
 	w      io.Writer

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hutchvm/hutch/sandbox"
+	"github.com/hutchvm/hutch/sandbox/execlog"
 )
 
 // A holder is a process of this program that holds a named microVM: `hutch hold`, which only `hutch create` and `hutch run` start. It reports on
@@ -206,7 +208,7 @@ func hold(f *createFlags, name string, spec *holdSpec) error {
 	return err // that one has gone: it is for holder.log
 }
 
-// lastWords is how long those who follow a session get to read its end before the microVM goes.
+// lastWords is how long those who follow a session, and then the log, get to read its end before the microVM goes.
 const lastWords = 10 * time.Second
 
 // outlive returns when a microVM that is there for one command is to end: its starter has gone, or the session that this one has left has ended.
@@ -220,6 +222,19 @@ func outlive(ctx context.Context, sb *sandbox.Sandbox, lifeline io.Reader) {
 		return
 	}
 	awaitReaders(ctx, lastWords, session.Info)
+	awaitLog(ctx, lastWords, session.ID(), sb.Logs)
+}
+
+// awaitLog waits until the end of the session is in the log, behind its output, at most for d.
+func awaitLog(ctx context.Context, d time.Duration, session string, logs func(context.Context, execlog.Query) iter.Seq2[execlog.Entry, error]) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	q := execlog.Query{Session: session, Sources: []execlog.Source{execlog.System}, Follow: true, Poll: 10 * time.Millisecond}
+	for e := range logs(ctx, q) { // an error is of one entry, or the last thing
+		if e.Event != nil && (e.Event.Kind == execlog.Exit || e.Event.Kind == execlog.Failed) {
+			return
+		}
+	}
 }
 
 // awaitReaders waits until nobody follows the session that info tells of, at most for d, also when the guest tells nothing.
