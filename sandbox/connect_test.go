@@ -324,6 +324,45 @@ func TestNamesThatDoNotRunAreTypedErrors(t *testing.T) {
 	}
 }
 
+// A shell with another runtime directory than the holder's, or with none, reaches the sandbox; a socket in a folder that others may write is not used.
+func TestASandboxIsReachedWhereItsHolderMadeTheSocket(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("XDG_STATE_HOME", filepath.Join(dir, "state"))
+	t.Setenv("XDG_RUNTIME_DIR", filepath.Join(dir, "other"))
+	path := served(t, agentSandbox(t))
+	n, err := placeOf("x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := n.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	if err := n.write(&Record{Name: "x", Socket: path}); err != nil {
+		t.Fatal(err)
+	}
+	sb, err := Connect(testContext(t), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sb.Close()
+	for _, gone := range []string{filepath.Join(filepath.Dir(path), "none"), filepath.Join(dir, "none", "x.sock")} {
+		if err := n.write(&Record{Name: "x", PID: 4711, Socket: gone}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Connect(testContext(t), "x"); !errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), "process 4711") {
+			t.Errorf("Connect without the socket = %v", err)
+		}
+	}
+	if err := errors.Join(n.write(&Record{Name: "x", Socket: path}), os.Chmod(filepath.Dir(path), 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Connect(testContext(t), "x"); err == nil || !strings.Contains(err.Error(), "not a directory of this user's alone") {
+		t.Errorf("Connect through a folder that all may write = %v", err)
+	}
+}
+
 // Locks hold while sandboxes of the name come and go, and those who look do not disturb.
 func TestLockHasOneHolderAtATime(t *testing.T) {
 	dir := t.TempDir()

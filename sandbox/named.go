@@ -324,7 +324,22 @@ func Connect(ctx context.Context, name string) (*Sandbox, error) {
 	case !rec.Running:
 		return nil, fmt.Errorf("sandbox: %s: %w: it %s; remove it with `hutch rm %s` to make it anew", name, ErrNotRunning, rec.ending(), name)
 	}
-	return ConnectSocket(ctx, n.socket)
+	n.socket = cmp.Or(rec.Socket, n.socket) // its holder may have been given another XDG_RUNTIME_DIR, or none, as under cron and su
+	err = ownedByUs(filepath.Dir(n.socket))
+	if err == nil {
+		sb, err := ConnectSocket(ctx, n.socket)
+		if err == nil || !errors.Is(err, ErrNotRunning) {
+			return sb, err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if running, rerr := n.running(); rerr == nil && running { // else it has just ended
+		if _, serr := os.Lstat(n.socket); errors.Is(serr, fs.ErrNotExist) {
+			return nil, fmt.Errorf("sandbox: %s: %w that can be reached: it is about to end, or its socket %s was removed; its holder is process %d, which SIGTERM ends", name, ErrNotRunning, n.socket, rec.PID)
+		}
+	}
+	return nil, fmt.Errorf("sandbox: %s: %w: it has just ended", name, ErrNotRunning)
 }
 
 // noSuchError is ErrNotRunning and ErrNoSuchSandbox, said once.

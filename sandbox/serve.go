@@ -139,9 +139,10 @@ func (s *server) serve(l net.Listener) error {
 	}
 }
 
-// passing says whether an error of Accept is one that passes: descriptors are short, or a caller was quicker to go.
+// passing says whether an error of Accept is one that passes: descriptors or memory are short, or a caller was quicker to go.
 func passing(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.ENOBUFS)
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) || errors.Is(err, syscall.ENOBUFS) ||
+		errors.Is(err, syscall.ENOMEM)
 }
 
 // acceptPause is how long Serve waits after such an error.
