@@ -24,6 +24,12 @@ import (
 // agentSandbox is a sandbox without a machine: its agent runs in this process, which shows Cmd's behaviour without a guest.
 func agentSandbox(t testing.TB, opts ...Option) *Sandbox {
 	t.Helper()
+	return agentSandboxOver(t, func(c net.Conn) net.Conn { return c }, opts...)
+}
+
+// agentSandboxOver is agentSandbox with the host's end of the connection as wrap returns it.
+func agentSandboxOver(t testing.TB, wrap func(net.Conn) net.Conn, opts ...Option) *Sandbox {
+	t.Helper()
 	needsNoGuest(t)
 	cfg, err := resolve(opts)
 	if err != nil {
@@ -41,7 +47,7 @@ func agentSandbox(t testing.TB, opts ...Option) *Sandbox {
 	}
 	served := make(chan error, 1)
 	go func() { served <- agent.Serve(context.Background(), guest, agent.Options{}) }()
-	client, err := channel.NewClient(testContext(t), conn, channel.Config{})
+	client, err := channel.NewClient(testContext(t), wrap(conn), channel.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

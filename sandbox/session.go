@@ -99,12 +99,12 @@ func (s *Sandbox) StartSession(ctx context.Context, name string, args []string, 
 	}
 	c.detachable, c.detached = true, true
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cancel(nil) // of the started session it ends this end only
 	release := context.AfterFunc(ctx, func() { cancel(ctx.Err()) })
 	c.ctx = causeContext{inner}
 	proc, err := s.start(c)
 	if err != nil {
 		release()
+		cancel(nil)
 		return nil, err
 	}
 	if !release() { // ctx ended meanwhile, and the command must not outlive that
@@ -113,10 +113,15 @@ func (s *Sandbox) StartSession(ctx context.Context, name string, args []string, 
 		proc.cancel()
 		return nil, ctx.Err()
 	}
-	if err := proc.p.Detach(); err == nil {
+	_ = proc.p.Detach() // it fails when the command has ended
+	detached := make(chan struct{})
+	go func() { // cancel ends this end only when the guest has confirmed that, which it may never do
+		defer close(detached)
 		<-proc.p.Done()
-	}
-	proc.cancel()
+		proc.cancel()
+		cancel(nil)
+	}()
+	await(detached, confirmGrace)
 	return s.Session(proc.p.ID()), nil
 }
 

@@ -8,13 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hutchvm/hutch/sandbox/execlog"
 )
 
 // sessionTests run against an agent in this process and, where a guest can run, against the one in a guest.
@@ -394,4 +398,34 @@ func TestGapsThatNobodyReceivesAreBounded(t *testing.T) {
 	if ev, ok, err := h.next(); !ok || err != nil || *ev.Gap != (GapError{Stream: "stdout", Want: 1, Have: 3}) || len(h.queue) != 0 || h.gaps != 0 {
 		t.Errorf("%+v, %v, %d left", ev.Gap, err, len(h.queue))
 	}
+}
+
+// deafConn is the connection of a guest that hears nothing any more.
+type deafConn struct {
+	net.Conn
+	deaf atomic.Bool
+}
+
+func (c *deafConn) Write(p []byte) (int, error) {
+	if c.deaf.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+// A guest that starts a session and does not confirm that nobody follows it holds nobody up.
+func TestStartOfASessionWaitsForNoSilentGuest(t *testing.T) {
+	t.Parallel() // it takes confirmGrace
+	var conn deafConn
+	s := &hookSink{hook: func(e *execlog.Entry) {
+		if e.Event != nil && e.Event.Kind == execlog.Start {
+			conn.deaf.Store(true)
+		}
+	}}
+	sb := agentSandboxOver(t, func(c net.Conn) net.Conn { conn.Conn = c; return &conn }, WithLogs(s))
+	soon(t, "StartSession", func() {
+		if x, err := sb.StartSession(testContext(t), "sleep", []string{"1000"}, WithExecID("x")); err != nil || x.ID() != "x" {
+			t.Errorf("StartSession = %v, %v", x, err)
+		}
+	})
 }
