@@ -28,7 +28,7 @@ type CheckResult struct {
 	Name   string      `json:"name"` // "device", "permission", "hardware", "kernel", "modules", "limits", "userland", "memory", "cgroup"
 	Status CheckStatus `json:"status"`
 	Detail string      `json:"detail"`          // what was found
-	Fix    string      `json:"fix"`             // what to do about it, where there is something
+	Fix    string      `json:"fix,omitempty"`   // what to do about it, where there is something
 	Also   string      `json:"also,omitempty"`  // another way, where there is one
 	Steps  []CheckStep `json:"steps,omitempty"` // of "kernel": where it was looked for, in this order
 }

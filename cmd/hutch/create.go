@@ -37,7 +37,11 @@ with a letter or a digit. create prints NAME when the microVM can be used; --con
 // oneName wants the name of a sandbox.
 func oneName(c *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("%s: give the name of one sandbox (%d were given); hutch ls lists them", c.Name(), len(args))
+		hint := "hutch ls lists them"
+		if c.Name() == "create" {
+			hint = "an example: hutch create worker"
+		}
+		return fmt.Errorf("%s: give the name of one sandbox (%d were given); %s", c.Name(), len(args), hint)
 	}
 	return sandbox.CheckName(args[0])
 }

@@ -25,7 +25,7 @@ with what helps below it. It boots no kernel, builds nothing and fetches nothing
 Exit codes: 0 when hutch run would work here, warnings or not; 1 when something fails; 125 when the flags are wrong.
 The words are coloured on a terminal, unless NO_COLOR is set.`,
 		Example: "  hutch doctor\n  hutch doctor -k linux-image-cloud-amd64 -m 2G\n  hutch doctor --json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if f.console != "" {
 				return errors.New("--console: doctor boots no guest that could write to it; leave it out")

@@ -80,6 +80,9 @@ func TestDoctorOfThisMachine(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.stdout), &results); err != nil || (got.code == 0) != (failedChecks(results) == 0) {
 		t.Errorf("--json: %v, %+v", err, got)
 	}
+	if !strings.HasPrefix(got.stdout, "[\n  {\n    \"name\": \"device\",\n    \"status\": ") {
+		t.Errorf("--json: %s", got.stdout)
+	}
 	for _, r := range results {
 		if r.Name == "kernel" && len(r.Steps) == 0 {
 			t.Errorf("--json: no steps in %+v", r)

@@ -84,6 +84,9 @@ func (f *bootFlags) options() (opts []sandbox.Option, cleanup func(), err error)
 	if err != nil {
 		return nil, cleanup, fmt.Errorf("--memory: %w", err)
 	}
+	if _, err := strconv.Atoi(f.memory); err == nil && mem < sandbox.MinMemory {
+		return nil, cleanup, fmt.Errorf("--memory: %s: these are bytes, and a guest needs at least 64M; for mebibytes write %[1]sM", f.memory)
+	}
 	if f.cpus < 1 {
 		return nil, cleanup, fmt.Errorf("--cpus: %d: give 1 or more", f.cpus)
 	}

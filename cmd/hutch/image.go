@@ -48,9 +48,8 @@ func newImageLs() *cobra.Command {
 		Use:     "ls [FILE]",
 		Aliases: []string{"list"},
 		Short:   "List the images in the cache, or the files of one image",
-		Long: `ls lists the images in the cache. The current one is what hutch run boots; the others are of other states of hutch's source, and go by themselves when they
-have
-not been used for a week. With a FILE it lists what is in that image.`,
+		Long: `ls lists the images in the cache. The current one is what hutch run boots; the others are of other states of hutch's source, and go by themselves when
+they have not been used for a week. With a FILE it lists what is in that image.`,
 		Example: "  hutch image ls\n  hutch image ls --json\n  hutch image ls guest.cpio",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -126,7 +125,7 @@ path, the size in bytes and the SHA-256 sum. The file that -o names boots on mac
 embedded in a program.`,
 		Example: `  hutch image build                 # into the cache
   hutch image build -o guest.cpio   # a copy, to embed with go:embed or to give to --initramfs`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out != "" { // the image takes a while: a folder that is not there is told first
 				if _, err := os.Stat(filepath.Dir(out)); err != nil {

@@ -32,7 +32,7 @@ func newKernelBuild() *cobra.Command {
 cache, where "own" names it. It installs nothing and needs no root. The first time takes about ten minutes on two processors; when the
 kernel is there already, it returns at once.`,
 		Example: "  hutch kernel build\n  hutch run -k own -- uname -r",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return interruptible(cmd, func(ctx context.Context) error {
 				res, err := ownkernel.Build(ctx, ownkernel.Options{Progress: toStderr})
@@ -86,7 +86,7 @@ func newKernelList() *cobra.Command {
 		Short:   "List the kernels in the cache by the names that --kernel takes",
 		Long:    `list prints a line for each name. A name without a path is another one of the kernel above it.`,
 		Example: "  hutch kernel list\n  hutch kernel list --json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			kernels, err := boot.Cached()
 			if err != nil {

@@ -86,7 +86,26 @@ Environment variables:
 		return fmt.Errorf("%w (%s --help lists the flags)", flagError(err), c.CommandPath())
 	})
 	root.AddCommand(newRun(), newShell(), newCreate(), newHold(), newExec(), newAttach(), newSessions(), newLogs(), newLs(), newInspect(), newStop(), newRm(), newKernel(), newImage(), newDoctor(), newDocs(), newVersion(), newGuard())
+	strictDefaults(root)
 	return root
+}
+
+// strictDefaults makes the commands that cobra adds by itself refuse a name that they do not know: of their own they show help and exit with 0.
+func strictDefaults(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "completion":
+			c.Args = cobra.ArbitraryArgs // group says it better
+			group(c)
+		case "help":
+			c.Args = func(_ *cobra.Command, args []string) error {
+				_, _, err := root.Find(args)
+				return err
+			}
+		}
+	}
 }
 
 // flagError says of a flag's wrong value what to give instead.
@@ -126,12 +145,20 @@ func version() string {
 
 func newVersion() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print hutch's version", Long: "version prints hutch's version and that of the Go toolchain which built it.", Example: "  hutch version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print hutch's version", Long: "version prints hutch's version and that of the Go toolchain which built it.", Example: "  hutch version", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Println("hutch", version())
 			return err
 		},
 	}
+}
+
+// noArgs is cobra.NoArgs in other words: what is too much here is no command that hutch does not know.
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes no arguments; got %q (%s --help lists the flags)", c.CommandPath(), args[0], c.CommandPath())
+	}
+	return nil
 }
 
 // group makes c, a command that only holds others, refuse a name that none of them has: cobra would show help and exit with 0.

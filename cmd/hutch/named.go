@@ -46,7 +46,7 @@ func newLs() *cobra.Command {
 		Use: "ls", Short: "List the named microVMs, running and stopped",
 		Long: `ls prints a line for each named microVM of this user. STATE is "running", "holder killed" when its process went without a word, or how it ended.
 Stopped ones are listed until hutch rm.`,
-		Example: "  hutch ls\n  hutch ls --json", Args: cobra.NoArgs,
+		Example: "  hutch ls\n  hutch ls --json", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			list, err := sandbox.Named()
 			if asJSON {

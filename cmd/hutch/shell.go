@@ -10,7 +10,7 @@ func newShell() *cobra.Command {
 		Long: `shell boots a microVM and connects this terminal to a shell in it; the microVM is gone when the shell ends, and so
 is every file that was written in it. hutch create makes one that stays. The detach keys (ctrl-]) leave the shell running; hutch attach comes back.`,
 		Example: "  hutch shell\n  hutch shell -m 1G -k linux-image-cloud-amd64",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			f.tty = true
 			return runCommand(c, f, []string{"/bin/sh"})
