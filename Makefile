@@ -16,9 +16,10 @@ FUZZTIME ?= 60s
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
+# Not with -trimpath: by the path of their source the programs find it, to build the guest's image and the lab's, wherever they are started.
 build: ## build the programs into bin/
 	@mkdir -p $(BIN)
-	$(GO) build -trimpath -o $(BIN)/ ./cmd/hutch ./cmd/kvmlab ./examples/demo
+	$(GO) build -o $(BIN)/ ./cmd/hutch ./cmd/kvmlab ./examples/demo
 
 demo: build ## set everything up, boot KERNEL in-process and run commands in it
 	@$(BIN)/demo -prepare -kernel '$(KERNEL)'

@@ -304,7 +304,7 @@ func fillDeb(ctx context.Context, tmp, path string, f *os.File, size int64, tag 
 	}
 	if kernels == 0 {
 		e := &noImageError{pkg: control["Package"], depends: imageDepends(control["Depends"])}
-		fix := "name a linux-image package, such as linux-image-cloud-amd64"
+		fix := "fetch a linux-image package, such as linux-image-cloud-amd64"
 		if len(e.depends) > 0 {
 			fix = "take the linux-image package that it depends on: " + strings.Join(e.depends, ", ")
 		}

@@ -45,16 +45,19 @@ func locateModule(ctx context.Context, goTool, given string) (string, error) {
 			break
 		}
 		out, err := run(ctx, command{op: "find hutch's source", path: goTool, args: args})
+		var m struct{ Dir, Error string }
 		if err != nil {
+			if be := (*BuildError)(nil); errors.As(err, &be) && json.Unmarshal([]byte(be.Output), &m) == nil && m.Error != "" {
+				be.Output = m.Error // the Go command puts it among much else
+			}
 			last = err
 			continue
 		}
-		var m struct{ Dir string }
 		if json.Unmarshal(out, &m) == nil && m.Dir != "" && isModule(m.Dir) {
 			return m.Dir, nil
 		}
 	}
-	err := fmt.Errorf("initramfs: %w: run inside a module that requires %s, name its folder (Options.ModuleDir) or a built agent "+
+	err := fmt.Errorf("initramfs: %w: run in hutch's checkout or in a module that requires %s, or name its folder (Options.ModuleDir) or a built agent "+
 		"(Options.AgentPath)", ErrNoSource, hutchModule)
 	if last != nil {
 		err = fmt.Errorf("%w: %w", err, last)
