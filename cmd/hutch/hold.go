@@ -112,17 +112,22 @@ func startHolder(ctx context.Context, name string, spec *holdSpec, verbose bool)
 			return h, nil
 		case st.Error != "":
 			_ = h.end()
-			return nil, errors.New(st.Error)
+			return nil, holderError(ctx, errors.New(st.Error))
 		case verbose || stderrIsTerminal():
 			fmt.Fprintln(os.Stderr, "hutch:", st.Step)
 		}
 	}
 	reports.Close()
 	_ = h.end()
+	return nil, holderError(ctx, fmt.Errorf("the holder ended before the microVM had booted: %v", h.cmd.ProcessState))
+}
+
+// holderError is err, unless it is only what a signal that ended ctx looks like to the holder: then the signal's exit code.
+func holderError(ctx context.Context, err error) error {
 	if code, ended := endingSignal(ctx); ended {
-		return nil, code
+		return code
 	}
-	return nil, fmt.Errorf("the holder ended before the microVM had booted: %v", h.cmd.ProcessState)
+	return err
 }
 
 // release leaves the holder to itself.

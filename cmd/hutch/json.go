@@ -20,6 +20,7 @@ func writeJSON(w io.Writer, v any, indent string) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetIndent("", indent)
+	enc.SetEscapeHTML(false) // people read it, too
 	if err := enc.Encode(v); err != nil {
 		return err
 	}

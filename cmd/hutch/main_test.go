@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -85,5 +86,18 @@ func TestParseSize(t *testing.T) {
 		if got, err := parseSize(in); err == nil {
 			t.Errorf("parseSize(%q) = %d; want an error", in, got)
 		}
+	}
+}
+
+// Ctrl-C while a holder boots is no failed boot, whatever the holder makes of the signal that is passed on to it.
+func TestSignalDuringTheBootIsNoFailure(t *testing.T) {
+	failure := errors.New("boot: exit status 143")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	if err := holderError(ctx, failure); err != failure {
+		t.Errorf("without a signal: %v", err)
+	}
+	cancel(exitCode(130))
+	if err := holderError(ctx, failure); err != exitCode(130) {
+		t.Errorf("after one: %v", err)
 	}
 }
