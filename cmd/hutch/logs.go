@@ -30,7 +30,10 @@ func newLogs() *cobra.Command {
 		Use:   "logs [flags] NAME",
 		Short: "Print what the commands of a named microVM printed",
 		Long: `logs prints the output of all commands of the microVM NAME, also of one that has stopped, until hutch rm: standard error to standard error, all
-else to standard output, byte for byte. --source system shows when sessions started and exited. -f ends when the microVM does.`,
+else to standard output, byte for byte. --source system shows when sessions started and exited. -f ends when the microVM does.
+
+--json prints an object for each entry: "t" its time, "s" the source, "id" the session, "n" its number, "d" the bytes, or "b" the same in base64 where they
+are no text, "e" what happened, in those of system.`,
 		Example: "  hutch logs worker\n  hutch logs -f --since 10m worker\n  hutch logs --source stderr --tail 20 worker\n  hutch logs --source system --timestamps worker\n  hutch logs --json worker",
 		Args:    oneName,
 		RunE:    func(_ *cobra.Command, args []string) error { return printLogs(f, args[0]) },
