@@ -58,16 +58,35 @@ func sessionsOf(c *cobra.Command, args []string, prefix string) ([]cobra.Complet
 
 // kernels completes the name of a kernel, or a file.
 func kernels(_ *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	list, _ := boot.Cached()
-	known := []string{boot.RefHost}
-	for _, k := range list {
-		known = append(append(known, k.Name), k.Aliases...)
+	return withPrefix(append([]string{boot.RefHost}, cachedKernels()...), prefix), cobra.ShellCompDirectiveDefault
+}
+
+// oneKernel completes the first argument with them.
+func oneKernel(c *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	var out []cobra.Completion
-	for _, name := range known {
+	return kernels(c, args, prefix)
+}
+
+// kernelNames completes every argument with the names of the cache.
+func kernelNames(_ *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return withPrefix(cachedKernels(), prefix), cobra.ShellCompDirectiveNoFileComp
+}
+
+func cachedKernels() (names []string) {
+	list, _ := boot.Cached() // without those that cannot be read
+	for _, k := range list {
+		names = append(append(names, k.Name), k.Aliases...)
+	}
+	return names
+}
+
+func withPrefix(all []string, prefix string) (out []cobra.Completion) {
+	for _, name := range all {
 		if strings.HasPrefix(name, prefix) {
 			out = append(out, name)
 		}
 	}
-	return out, cobra.ShellCompDirectiveDefault
+	return out
 }

@@ -27,6 +27,9 @@ func TestNamesAreCompleted(t *testing.T) {
 		{[]string{"exec", ""}, ":4\n"},          // neither runs
 		{[]string{"attach", "old", ""}, ":4\n"}, // it has no sessions any more
 		{[]string{"run", "-k", "hos"}, "host\n:0\n"},
+		{[]string{"kernel", "resolve", "hos"}, "host\n:0\n"},
+		{[]string{"kernel", "inspect", "own", "hos"}, ":4\n"},
+		{[]string{"kernel", "prune", "hos"}, ":4\n"}, // the host's is not in the cache
 	} {
 		if got := hutch(t, "", append([]string{"__complete"}, tc.args...)...); got.stdout != tc.want || got.code != 0 {
 			t.Errorf("%q: %+v\nwant %q", tc.args, got, tc.want)

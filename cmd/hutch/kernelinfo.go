@@ -36,7 +36,7 @@ func newKernelResolve() *cobra.Command {
 		Long: `resolve walks the ladder that hutch run walks (the name given, HUTCH_KERNEL, the cache, the host's own kernel) and prints the release, the path and the
 step that found it. When there is none it prints why each step has none.`,
 		Example: "  hutch kernel resolve\n  hutch kernel resolve linux-image-cloud-amd64",
-		Args:    atMostOne,
+		Args:    atMostOne, ValidArgsFunction: oneKernel,
 		RunE: func(c *cobra.Command, args []string) error {
 			k, err := resolveKernel(c, args)
 			if err != nil {
@@ -86,6 +86,8 @@ func newKernelPrune() *cobra.Command {
 		Long:       "prune removes kernels with all that belongs to them: unpacked image, modules, the package file. A microVM that runs on one is not disturbed.",
 		Example:    "  hutch kernel prune linux-image-6.1.0-56-cloud-amd64\n  hutch kernel prune --all",
 		SuggestFor: []string{"rm", "remove", "delete"},
+
+		ValidArgsFunction: kernelNames,
 		RunE: func(c *cobra.Command, args []string) error {
 			if all == (len(args) > 0) {
 				return errors.New("kernel prune: name kernels, or give --all; hutch kernel list lists them")

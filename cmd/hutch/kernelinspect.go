@@ -171,7 +171,7 @@ func newKernelInspect() *cobra.Command {
 		Long: `inspect looks at the configuration and the modules of a kernel, without booting it. NEED says what guests of hutch cannot do without, of "either" one;
 "not yet" is what hutch makes no use of so far. It exits with 1 when something that is required is missing.`,
 		Example: "  hutch kernel inspect\n  hutch kernel inspect linux-image-cloud-amd64\n  hutch kernel inspect --json ./vmlinux",
-		Args:    atMostOne,
+		Args:    atMostOne, ValidArgsFunction: oneKernel,
 		RunE: func(c *cobra.Command, args []string) error {
 			k, err := resolveKernel(c, args)
 			if err != nil {
