@@ -246,6 +246,9 @@ func (p *Process) handle(m *agentMsg) (over bool, err error) {
 		if !m.Exited.valid() {
 			return false, p.violation(fmt.Sprintf("exit record with code %d and signal %d", m.Exited.Code, m.Exited.Signal))
 		}
+		if m.Exited.TimedOut && p.attach == nil && p.req.Timeout <= 0 {
+			return false, p.violation("a timeout that was not asked for") // the caller would take it for its context's
+		}
 		p.exit = m.Exited.exit()
 		close(p.exited)
 	case m.Drained != nil:
