@@ -50,8 +50,8 @@ func (p *logPrinter) log(ctx context.Context, path string, q execlog.Query) erro
 		q.Tail = 0
 	}
 	wanted := q.Sources
-	if q.Follow && len(wanted) > 0 {
-		q.Sources = append(slices.Clone(wanted), execlog.System) // to see the end
+	if len(wanted) > 0 {
+		q.Sources = append(slices.Clone(wanted), execlog.System) // to see gaps, and the end
 	}
 	session := q.Session
 	if q.Follow {
@@ -68,6 +68,9 @@ func (p *logPrinter) log(ctx context.Context, path string, q execlog.Query) erro
 			if err := p.print(&e); err != nil {
 				return err
 			}
+		case e.Event != nil && e.Event.Kind == execlog.Gap && (e.Event.Source == "" || slices.Contains(wanted, e.Event.Source)) &&
+			(session == "" || e.Session == "" || session == e.Session):
+			fmt.Fprintln(p.stderr, "hutch:", clean(string(e.Data))) // what is printed is not all there was
 		}
 		if q.Follow && e.Event != nil && e.Event.Kind == execlog.SandboxStop {
 			return nil

@@ -107,3 +107,44 @@ func TestLogTailGoesOnWithWhatComes(t *testing.T) {
 		t.Errorf("printed %q", got.String())
 	}
 }
+
+// Who asks for output is told where some of it is missing.
+func TestLogPrinterTellsOfGapsInWhatItPrints(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	f, err := execlog.OpenFile(path, execlog.FileOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	gap := func(session string, of execlog.Source, text string) execlog.Entry {
+		return execlog.Entry{Source: execlog.System, Session: session, Data: []byte(text), Event: &execlog.Event{Kind: execlog.Gap, Source: of}}
+	}
+	for _, e := range []execlog.Entry{
+		{Source: execlog.System, Session: "a", Data: []byte("started"), Event: &execlog.Event{Kind: execlog.Start}},
+		{Source: execlog.Stdout, Session: "a", Data: []byte("one\n")},
+		gap("a", execlog.Stdout, "5 bytes of stdout"),
+		gap("a", execlog.Stderr, "6 bytes of stderr"),
+		gap("b", execlog.Stdout, "7 bytes of b"),
+		gap("", "", "some bytes"),
+		{Source: execlog.Stdout, Session: "a", Data: []byte("two\n")},
+	} {
+		if err := f.Log(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var stdout, stderr bytes.Buffer
+	p := &logPrinter{stdout: &stdout, stderr: &stderr}
+	if err := p.log(t.Context(), path, execlog.Query{Session: "a", Sources: []execlog.Source{execlog.Stdout}}); err != nil {
+		t.Fatal(err)
+	}
+	if stdout.String() != "one\ntwo\n" || stderr.String() != "hutch: 5 bytes of stdout\n" {
+		t.Errorf("stdout %q, stderr %q", stdout.String(), stderr.String())
+	}
+	stderr.Reset()
+	if err := p.log(t.Context(), path, execlog.Query{Sources: []execlog.Source{execlog.Stdout}}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "hutch: 5 bytes of stdout\nhutch: 7 bytes of b\nhutch: some bytes\n"; stderr.String() != want {
+		t.Errorf("stderr %q, want %q", stderr.String(), want)
+	}
+}
