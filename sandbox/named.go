@@ -23,8 +23,8 @@ import (
 //
 //   - a folder in the user's state directory ($XDG_STATE_HOME/hutch/NAME, else ~/.local/state/hutch/NAME) with its record, its log and a lock,
 //     which its holder has as long as it runs,
-//   - a socket in the user's runtime directory ($XDG_RUNTIME_DIR/hutch/NAME.sock, else hutch-UID in the temporary directory), which is there
-//     while it runs.
+//   - a socket in the user's runtime directory ($XDG_RUNTIME_DIR/hutch/NAME.sock, else hutch-UID in the temporary directory, or .run in
+//     the state directory when that one is another user's), which is there while it runs.
 //
 // Only the lock tells whether a sandbox runs: it goes with the holder, however that ends.
 
@@ -100,10 +100,17 @@ func socketDir() (string, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", fmt.Errorf("sandbox: the runtime directory: %w", err)
 	}
-	if err := ownedByUs(dir); err != nil {
-		return "", err
+	err := ownedByUs(dir)
+	if err != nil && xdg("XDG_RUNTIME_DIR") == "" {
+		// Another user may have made a folder of that name first, and then we cannot remove it.
+		if own, oerr := stateDir(); oerr == nil {
+			dir = filepath.Join(own, ".run") // no sandbox has such a name
+			if os.MkdirAll(dir, 0o700) == nil {
+				err = ownedByUs(dir)
+			}
+		}
 	}
-	return dir, nil
+	return dir, err
 }
 
 // A SocketPathError is a path that no Unix socket can have, because it is too long.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -30,7 +31,7 @@ func (f *bootFlags) register(c *cobra.Command) {
 	fl.StringVarP(&f.kernel, "kernel", "k", "", "`KERNEL` to boot: a file, a directory, a .deb, \"own\", \"host\", or a fetched package (see hutch kernel list)")
 	_ = c.RegisterFlagCompletionFunc("kernel", kernels) // the flag is there
 	fl.StringVar(&f.initramfs, "initramfs", "", "boot the initial file system in this `FILE` instead of hutch's own")
-	fl.StringVar(&f.console, "console", "", "write the guest's serial console to this `FILE` (- for standard error)")
+	fl.StringVar(&f.console, "console", "", "write the guest's serial console to this `FILE` (- for standard error), at most 64 MiB")
 	fl.DurationVar(&f.bootTimeout, "boot-timeout", 0, "give up when the guest has not booted after this long (default 60s)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what is being done, and which kernel booted")
 }
@@ -101,12 +102,36 @@ func (f *bootFlags) options() (opts []sandbox.Option, cleanup func(), err error)
 			return nil, cleanup, fmt.Errorf("--console: %w", err)
 		}
 		cleanup = func() { file.Close() }
-		opts = append(opts, sandbox.WithConsole(file))
+		opts = append(opts, sandbox.WithConsole(&cappedWriter{w: file, left: maxConsole}))
 	}
 	if f.verbose || stderrIsTerminal() {
 		opts = append(opts, sandbox.WithProgress(func(step string) { fmt.Fprintf(os.Stderr, "hutch: %s\n", step) }))
 	}
 	return opts, cleanup, nil
+}
+
+// maxConsole bounds, in bytes, what a guest can write to a file of the host.
+const maxConsole = 64 << 20
+
+// cappedWriter writes the first bytes, a line that says so, and drops the rest.
+type cappedWriter struct {
+	w    io.Writer
+	left int
+}
+
+func (c *cappedWriter) Write(p []byte) (int, error) {
+	n := min(len(p), c.left)
+	if n > 0 {
+		if _, err := c.w.Write(p[:n]); err != nil {
+			return 0, err
+		}
+		if c.left -= n; c.left == 0 {
+			if _, err := io.WriteString(c.w, "\nhutch: the console goes on; the rest is not kept\n"); err != nil {
+				return n, err
+			}
+		}
+	}
+	return len(p), nil
 }
 
 // check finds what is wrong with the flags that concern the command: before the boot, because a boot takes a while.

@@ -44,7 +44,7 @@ func guardTerminal() (release func()) {
 	defer r.Close()
 	cmd := exec.Command(self, "guard")
 	cmd.Env = append(os.Environ(), guardEnv+"=1")
-	cmd.Stdin, cmd.ExtraFiles = os.Stdin, []*os.File{r}
+	cmd.Stdin, cmd.ExtraFiles, cmd.Dir = os.Stdin, []*os.File{r}, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the keyboard's signals, and what kills this process's group, are not for it
 	if cmd.Start() != nil {
 		w.Close()
@@ -85,6 +85,9 @@ func guard(guarded io.Reader, tty *os.File) error {
 	}
 	if _, err := in.ReadByte(); err == nil {
 		return nil
+	}
+	if now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS); err != nil || now.Lflag&(unix.ICANON|unix.ECHO|unix.ISIG|unix.IEXTEN) != 0 {
+		return nil // it is gone, or a shell with a line editor has put it right already, its own way
 	}
 	_, _ = tty.WriteString(resetScreen) // it fails when the terminal is gone, as the next
 	_ = unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, &modes)

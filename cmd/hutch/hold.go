@@ -145,11 +145,16 @@ func (h *holder) leave(session string) error {
 	return nil
 }
 
-// end waits for the holder, which knows that nobody is there any more.
+// end waits for the holder, which knows that nobody is there any more. One that does not end, such as one that was stopped, is killed.
 func (h *holder) end() error {
 	h.lifeline.Close()
+	kill := time.AfterFunc(endTime, func() { _ = h.cmd.Process.Kill() })
+	defer kill.Stop()
 	return h.cmd.Wait()
 }
+
+// endTime is what a holder gets to end: it removes a machine, and writes a record, which takes well under a second on an idle machine.
+const endTime = time.Minute
 
 func newHold() *cobra.Command {
 	f := &createFlags{}
@@ -198,6 +203,7 @@ func hold(f *createFlags, name string, spec *holdSpec) error {
 					outlive(ctx, sb, lifeline)
 				}()
 			}
+			_ = os.Chdir("/") // it must not keep a file system busy
 			_ = report.Encode(holdStatus{Ready: true})
 			status.Close()
 		})

@@ -72,7 +72,9 @@ func runHeld(c *cobra.Command, f *runFlags, args []string) error {
 	if left != "" {
 		return errors.Join(err, h.leave(left))
 	}
-	_ = h.end() // the command's end is what counts
+	if herr := h.end(); herr != nil { // the command's end is what counts
+		fmt.Fprintf(os.Stderr, "hutch: the process that held the microVM: %v\n", herr)
+	}
 	return err
 }
 
