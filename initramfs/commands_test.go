@@ -61,6 +61,13 @@ var commandCases = []struct {
 	{"seq 100000 | tail -n 1", "100000\n", 0},
 	{"seq 400000 | tail -n 300000 | head -n 1", "100001\n", 0},
 	{"tail -n x t", "", 1},
+	{"sh -c 'kill -TERM $$'; echo $?; sh -c 'kill -s sigint $$'; echo $?; sh -c 'kill -9 $$'; echo $?", "143\n130\n137\n", 0},
+	{"kill -0 $$ && kill -l 143; kill -l | cut -d' ' -f 1,15", "TERM\nHUP TERM\n", 0},
+	{"kill -NOPE 1", "", 2},
+	{"kill", "", 2},
+	{"kill x", "", 2},
+	{"x=$(tty </dev/null); echo $? $x", "1 not a tty\n", 0},
+	{"clear", "\x1b[H\x1b[2J\x1b[3J", 0},
 }
 
 // checkUsage runs commandCases in a folder with the files t and n.

@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"userland.hutch.invalid/lib/sig"
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -28,13 +28,13 @@ func fail(format string, args ...any) int {
 }
 
 func run(args []string) int {
-	sig := syscall.SIGTERM
+	number := syscall.SIGTERM
 	var kill time.Duration
 	for len(args) > 1 && strings.HasPrefix(args[0], "-") {
 		var err error
 		switch args[0] {
 		case "-s":
-			sig, err = parseSignal(args[1])
+			number, err = sig.Parse(args[1])
 		case "-k":
 			kill, err = parseDuration(args[1])
 		default:
@@ -52,10 +52,10 @@ func run(args []string) int {
 	if err != nil {
 		return fail("%v", err)
 	}
-	return supervise(args[1:], limit, kill, sig)
+	return supervise(args[1:], limit, kill, number)
 }
 
-func supervise(args []string, limit, kill time.Duration, sig syscall.Signal) int {
+func supervise(args []string, limit, kill time.Duration, number syscall.Signal) int {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := cmd.Start(); err != nil {
@@ -98,7 +98,7 @@ func supervise(args []string, limit, kill time.Duration, sig syscall.Signal) int
 				continue
 			}
 			expired = true
-			cmd.Process.Signal(sig)
+			cmd.Process.Signal(number)
 			timer = never
 			if kill > 0 {
 				timer = time.After(kill)
@@ -123,14 +123,4 @@ func parseDuration(s string) (time.Duration, error) {
 		return 0, fmt.Errorf("%q is no duration", s)
 	}
 	return time.Duration(n * float64(unit)), nil
-}
-
-func parseSignal(s string) (syscall.Signal, error) {
-	if n, err := strconv.Atoi(s); err == nil && n > 0 && n < 65 {
-		return syscall.Signal(n), nil
-	}
-	if n := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(s), "SIG")); n != 0 {
-		return n, nil
-	}
-	return 0, fmt.Errorf("%q is no signal", s)
 }
