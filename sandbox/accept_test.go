@@ -12,7 +12,6 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -89,14 +88,6 @@ func inParallel(goroutines, n int, f func(i int)) {
 	}
 	close(jobs)
 	wg.Wait()
-}
-
-// soak is how often something is done: n, or full with HUTCH_SOAK=1.
-func soak(n, full int) int {
-	if os.Getenv("HUTCH_SOAK") == "1" {
-		return full
-	}
-	return n
 }
 
 func acceptNilStdin(t *testing.T, sb *Sandbox) {

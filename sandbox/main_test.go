@@ -111,3 +111,11 @@ func testContext(t testing.TB) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// soak is how often something is done: n, or full with HUTCH_SOAK=1.
+func soak(n, full int) int {
+	if os.Getenv("HUTCH_SOAK") == "1" {
+		return full
+	}
+	return n
+}

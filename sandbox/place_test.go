@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -82,5 +83,26 @@ func TestARecordThatCannotBeWrittenLeavesTheOldOne(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(n.dir, "*.new")); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// Another user may make our folder in the shared temporary directory first; we cannot remove it then.
+func TestATakenRuntimeDirectoryIsDoneWithout(t *testing.T) {
+	state, tmp := t.TempDir(), t.TempDir()
+	t.Setenv("XDG_STATE_HOME", state)
+	t.Setenv("XDG_RUNTIME_DIR", "")
+	t.Setenv("TMPDIR", tmp)
+	if err := os.Mkdir(filepath.Join(tmp, "hutch-"+strconv.Itoa(os.Getuid())), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(tmp, "hutch-"+strconv.Itoa(os.Getuid())), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	n, err := placeOf("x")
+	if want := filepath.Join(state, "hutch", ".run", "x.sock"); err != nil || n.socket != want {
+		t.Errorf("socket %s, %v; want %s", n.socket, err, want)
+	}
+	if list, err := Named(); err != nil || len(list) != 0 {
+		t.Errorf("Named = %v, %v", list, err)
 	}
 }

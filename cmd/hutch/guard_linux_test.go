@@ -16,10 +16,12 @@ func TestGuardRestoresTheTerminalAfterACrashOnly(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		said    string
+		shell   bool // a shell's line editor has set its own modes already
 		restore bool
 	}{
-		{"killed", "", true},
-		{"in order", ".", false},
+		{"killed", "", false, true},
+		{"in order", ".", false, false},
+		{"a shell was there first", "", true, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			user, tty, err := pty.Open()
@@ -42,6 +44,13 @@ func TestGuardRestoresTheTerminalAfterACrashOnly(t *testing.T) {
 			}
 			if _, err := term.MakeRaw(int(tty.Fd())); err != nil {
 				t.Fatal(err)
+			}
+			if tc.shell {
+				m := modes()
+				m.Lflag |= unix.ISIG
+				if err := unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, &m); err != nil {
+					t.Fatal(err)
+				}
 			}
 			raw := modes()
 			if err := guard(strings.NewReader(string(line)+"\n"+tc.said), tty); err != nil {
