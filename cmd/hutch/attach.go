@@ -59,7 +59,7 @@ func attach(f *attachFlags, args []string) error {
 		return err
 	}
 	if !info.TTY {
-		return follow(ctx, sb, info)
+		return stopped(args[0], follow(ctx, sb, info))
 	}
 	var view []sandbox.SessionOption
 	if f.readOnly {
@@ -77,7 +77,7 @@ func attach(f *attachFlags, args []string) error {
 	if errors.Is(err, sandbox.ErrStdinBusy) {
 		return fmt.Errorf("%w (--takeover takes it, --read-only looks on)", err)
 	}
-	return detached(args[0], f.attached(ctx, clean(info.ID), code, err))
+	return stopped(args[0], detached(args[0], f.attached(ctx, clean(info.ID), code, err)))
 }
 
 // plainID is an ID that can be shown and pasted. The guest names its sessions, and may be hostile; who gives one another ID names it.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -27,9 +26,6 @@ The words are coloured on a terminal, unless NO_COLOR is set.`,
 		Example: "  hutch doctor\n  hutch doctor -k linux-image-cloud-amd64 -m 2G\n  hutch doctor --json",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if f.console != "" {
-				return errors.New("--console: doctor boots no guest that could write to it; leave it out")
-			}
 			opts, cleanup, err := f.options()
 			if err != nil {
 				return err
@@ -51,7 +47,7 @@ The words are coloured on a terminal, unless NO_COLOR is set.`,
 			return err
 		},
 	}
-	f.register(c)
+	f.registerMachine(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }

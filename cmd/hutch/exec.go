@@ -91,12 +91,20 @@ func execIn(f *execFlags, name string, args []string) error {
 		interrupts := make(chan os.Signal, 1)
 		signal.Notify(interrupts, os.Interrupt)
 		defer signal.Stop(interrupts)
-		return f.exec(ctx, sb, args, interrupts)
+		return stopped(name, f.exec(ctx, sb, args, interrupts))
 	}
 	if len(args) == 0 {
 		args = []string{sb.Info().Shell}
 	}
-	return detached(name, f.attach(ctx, sb, args, sandbox.WithAttachDetachKeys(f.detachKeys)))
+	return stopped(name, detached(name, f.attach(ctx, sb, args, sandbox.WithAttachDetachKeys(f.detachKeys))))
+}
+
+// stopped says which microVM somebody has stopped meanwhile.
+func stopped(name string, err error) error {
+	if errors.Is(err, sandbox.ErrClosed) {
+		return fmt.Errorf("%s was stopped meanwhile, and all that ran in it (%w)", name, err)
+	}
+	return err
 }
 
 // detached says how to come back to what was left running, which is no failure.

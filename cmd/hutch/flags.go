@@ -25,15 +25,21 @@ type bootFlags struct {
 }
 
 func (f *bootFlags) register(c *cobra.Command) {
+	f.registerMachine(c)
+	fl := c.Flags()
+	fl.StringVar(&f.console, "console", "", "write the guest's serial console to this `FILE` (- for standard error), at most 64 MiB")
+	fl.DurationVar(&f.bootTimeout, "boot-timeout", 0, "give up when the guest has not booted after this long (default 60s)")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what is being done, and which kernel booted")
+}
+
+// registerMachine registers what the machine is made of.
+func (f *bootFlags) registerMachine(c *cobra.Command) {
 	fl := c.Flags()
 	fl.IntVarP(&f.cpus, "cpus", "c", sandbox.DefaultCPUs, "`NUMBER` of virtual CPUs")
 	fl.StringVarP(&f.memory, "memory", "m", "256M", "guest memory: a `SIZE` with K, M or G, at least 64M")
 	fl.StringVarP(&f.kernel, "kernel", "k", "", "`KERNEL` to boot: a file, a directory, a .deb, \"own\", \"host\", or a fetched package (see hutch kernel list)")
 	_ = c.RegisterFlagCompletionFunc("kernel", kernels) // the flag is there
 	fl.StringVar(&f.initramfs, "initramfs", "", "boot the initial file system in this `FILE` instead of hutch's own")
-	fl.StringVar(&f.console, "console", "", "write the guest's serial console to this `FILE` (- for standard error), at most 64 MiB")
-	fl.DurationVar(&f.bootTimeout, "boot-timeout", 0, "give up when the guest has not booted after this long (default 60s)")
-	fl.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what is being done, and which kernel booted")
 }
 
 // cmdFlags are those of the commands that run one in a microVM.

@@ -51,8 +51,8 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:     "hutch",
 		Version: version(),
-		Short:   "Run commands in Linux microVMs that live inside this process",
-		Long: `hutch boots a Linux microVM inside its own process and runs a command in it: no daemon, no root, only access to /dev/kvm.
+		Short:   "Run commands in Linux microVMs that live inside this program",
+		Long: `hutch boots a Linux microVM inside a process of hutch and runs a command in it: no daemon, no root, only access to /dev/kvm.
 
 It needs a kernel and a userland for the guest, once: hutch kernel fetch and hutch image build put them into the user's cache. hutch doctor says
 what is missing.
