@@ -47,6 +47,20 @@ func TestTheCatalogueHasWhatTheHandshakeAndTheLimitsSay(t *testing.T) {
 	errdoc.Compare(t, "channel", messages)
 }
 
+func TestAHelloOfAnotherVersionIsToldBeforeItsOtherFieldsAreRead(t *testing.T) {
+	host, guest := net.Pipe()
+	defer guest.Close()
+	go writeFrame(guest, &struct {
+		Magic   string   `cbor:"1,keyasint"`
+		Version int      `cbor:"2,keyasint"`
+		Build   []string `cbor:"3,keyasint"`
+	}{magic, Version + 7, []string{"later"}})
+	var ve *VersionError
+	if _, err := NewClient(context.Background(), host, Config{}); !errors.As(err, &ve) || ve.Agent != Version+7 || ve.Host != Version {
+		t.Errorf("%v, want a *VersionError", err)
+	}
+}
+
 func TestALimitNamesTheNumbers(t *testing.T) {
 	for _, c := range []struct {
 		r    Request

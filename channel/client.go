@@ -126,9 +126,21 @@ func exchangeHello(conn net.Conn) (*Hello, error) {
 		}
 		return nil, &ProtocolError{Op: "handshake", Msg: msg, Err: err}
 	}
-	var h Hello
-	if err := readFrame(conn, decMode, maxReplyFrame, &h); err != nil {
+	body, err := readBody(conn, maxReplyFrame)
+	if err != nil {
 		return fail("reading the agent's hello", err)
+	}
+	var h Hello
+	if err := decodeFrame(body, decMode, &h); err != nil {
+		// Of another version, the rest may have other types.
+		var first struct {
+			Magic   string `cbor:"1,keyasint"`
+			Version int    `cbor:"2,keyasint"`
+		}
+		if decodeFrame(body, decMode, &first) != nil || first.Magic != magic || first.Version == Version {
+			return fail("reading the agent's hello", err)
+		}
+		h = Hello{Magic: first.Magic, Version: first.Version}
 	}
 	if h.Magic != magic {
 		return fail(fmt.Sprintf("magic %.40q, want %q", h.Magic, magic), nil)
@@ -138,7 +150,7 @@ func exchangeHello(conn net.Conn) (*Hello, error) {
 	}
 	nonce := make([]byte, 16)
 	rand.Read(nonce) // never fails
-	err := writeFrame(conn, &hostHello{Magic: magic, Version: Version, Nonce: nonce, WallTime: time.Now().UnixNano()})
+	err = writeFrame(conn, &hostHello{Magic: magic, Version: Version, Nonce: nonce, WallTime: time.Now().UnixNano()})
 	if err != nil {
 		return fail("sending hello", err)
 	}
