@@ -273,7 +273,10 @@ func wantedPath(h *tar.Header) string {
 	case path.Dir(name) == "boot" && (strings.HasPrefix(name, "boot/vmlinuz-") || strings.HasPrefix(name, "boot/config-")):
 		return name
 	case strings.HasPrefix(name, "lib/modules/"):
-		return name
+		_, _, module := moduleFile(name)
+		if module || path.Dir(path.Dir(name)) == "lib/modules" && strings.HasPrefix(path.Base(name), "modules.") {
+			return name
+		}
 	}
 	return ""
 }

@@ -21,6 +21,8 @@ func kernelTar(t testing.TB, extra ...tarFile) []byte {
 		{name: "./boot/config-" + testRelease, data: []byte("CONFIG_ACPI=y\nCONFIG_VIRTIO_MMIO=m\n")},
 		{name: "./boot/System.map-" + testRelease, data: []byte("not needed")},
 		{name: "./usr/share/doc/x", data: []byte("not needed")},
+		{name: "./lib/modules/" + testRelease + "/kernel/firmware.bin", data: []byte("not needed")},
+		{name: "./lib/modules/" + testRelease + "/kernel/modules.more", data: []byte("not needed")},
 		{name: "./lib/modules/" + testRelease + "/build", link: "/usr/src/elsewhere"},
 		{name: "./lib/modules/" + testRelease + "/modules.builtin", data: []byte("kernel/drivers/virtio/virtio.ko\n")},
 		mod("drivers/virtio/virtio_mmio.ko", "name=virtio_mmio\x00depends=virtio,virtio_ring\x00"),
@@ -63,7 +65,8 @@ func TestDebIsUnpackedOnce(t *testing.T) {
 			if err != nil || len(list) != 1 || list[0].Name != "linux-image-test" || list[0].Version != "6.99-1" || list[0].Release != testRelease {
 				t.Fatalf("Cached = %+v, %v", list, err)
 			}
-			for _, unwanted := range []string{"boot/System.map-" + testRelease, "share", "usr", "lib/modules/" + testRelease + "/build"} {
+			for _, unwanted := range []string{"boot/System.map-" + testRelease, "share", "usr", "lib/modules/" + testRelease + "/build",
+				"lib/modules/" + testRelease + "/kernel/firmware.bin", "lib/modules/" + testRelease + "/kernel/modules.more"} {
 				if exists(filepath.Join(list[0].Path, unwanted)) {
 					t.Errorf("%s was unpacked", unwanted)
 				}
