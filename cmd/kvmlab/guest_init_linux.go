@@ -55,6 +55,7 @@ func setUpMachine() error {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}
+	settleClock()
 	if err := loadModules("/modules"); err != nil {
 		return err
 	}
@@ -119,6 +120,23 @@ func holdKVM() error {
 		unix.CloseOnExec(int(vcpu))
 	}
 	return nil
+}
+
+// settleTime bounds settleClock: the kernel refines its clock about two seconds after the start.
+const settleTime = 20 * time.Second
+
+// settleClock waits until the kernel has refined how fast the time stamp counter runs, and uses it as its clock. KVM keeps the figure of the
+// moment in which its module is loaded for new virtual machines. When the first measurement was too low, as on a busy host, the later one
+// is above it; KVM then refuses to run a guest's counter slower than the processor's, and leaves it without any scale: timers of
+// guests that use the counter's deadline never fire, and such a guest sleeps for ever. Linux, arch/x86/kvm/x86.c, set_tsc_khz.
+func settleClock() {
+	const path = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+	for end := time.Now().Add(settleTime); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if name, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(name)) == "tsc" {
+			return
+		}
+	}
+	fmt.Fprintln(os.Stderr, "kvmlab init: the time stamp counter does not become the clock; guests may hang")
 }
 
 // loadModules loads all modules of dir in the order of their names. All are tried; the errors are joined.
