@@ -127,10 +127,10 @@ func (s *Sandbox) failure(err error) error {
 		return err
 	}
 	if errors.Is(err, channel.ErrAgentLost) || errors.Is(err, channel.ErrClosed) {
-		// The connection breaks first; the cause follows within agentGrace.
+		// The connection breaks first; who watches it ends the machine after agentGrace, later where processors are short.
 		select {
 		case <-s.life.ended:
-		case <-time.After(2 * agentGrace):
+		case <-time.After(10 * agentGrace):
 			return err
 		}
 	}
