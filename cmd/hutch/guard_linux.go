@@ -89,8 +89,8 @@ func guard(guarded io.Reader, tty *os.File) error {
 	if now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS); err != nil || now.Lflag&(unix.ICANON|unix.ECHO|unix.ISIG|unix.IEXTEN) != 0 {
 		return nil // it is gone, or a shell with a line editor has put it right already, its own way
 	}
-	_, _ = tty.WriteString(resetScreen) // it fails when the terminal is gone, as the next
-	_ = unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, &modes)
+	_ = unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, &modes) // it fails when the terminal is gone, as the next
+	_, _ = tty.WriteString(resetScreen)                          // last: a terminal whose output is stopped holds it up
 	return nil
 }
 

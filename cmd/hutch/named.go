@@ -93,20 +93,34 @@ sizes are in bytes, durations in nanoseconds.`,
 				Sessions []sandbox.SessionInfo `json:"sessions,omitempty"`
 			}{Record: rec}
 			if rec.Running {
-				sb, err := sandbox.Connect(context.Background(), args[0])
-				if err != nil { // the record helps all the more then: it has the holder's process
-					return errors.Join(printJSON(out), err)
-				}
-				defer sb.Close()
-				info := sb.Info()
-				out.Info = &info
-				if out.Sessions, err = sb.Sessions(context.Background()); err != nil {
-					return errors.Join(printJSON(out), err)
-				}
+				err = ask(args[0], askTime, func(ctx context.Context, sb *sandbox.Sandbox) (err error) {
+					info := sb.Info()
+					out.Info = &info
+					out.Sessions, err = sb.Sessions(ctx)
+					return err
+				})
 			}
-			return printJSON(out)
+			return errors.Join(printJSON(out), err) // the record helps all the more then: it has the holder's process
 		},
 	}
+}
+
+// askTime is what a holder and a guest get to answer, which takes them milliseconds; either may be stuck, and the guest may not want to.
+const askTime = time.Minute
+
+// ask calls f with a running sandbox, and gives it and the connecting no more than d.
+func ask(name string, d time.Duration, f func(context.Context, *sandbox.Sandbox) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	sb, err := sandbox.Connect(ctx, name)
+	if err == nil {
+		defer sb.Close()
+		err = f(ctx, sb)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s has not answered after %v; hutch stop %s ends it", name, d, name)
+	}
+	return err
 }
 
 func newStop() *cobra.Command {
@@ -187,13 +201,11 @@ func newSessions() *cobra.Command {
 detachable. It lists running ones and the last 256 that ended, the oldest first. Times are the guest's clock.`,
 		Example: "  hutch sessions worker\n  hutch sessions --json worker", Args: oneName, ValidArgsFunction: names(true),
 		RunE: func(_ *cobra.Command, args []string) error {
-			ctx := context.Background()
-			sb, err := sandbox.Connect(ctx, args[0])
-			if err != nil {
+			var list []sandbox.SessionInfo
+			err := ask(args[0], askTime, func(ctx context.Context, sb *sandbox.Sandbox) (err error) {
+				list, err = sb.Sessions(ctx)
 				return err
-			}
-			defer sb.Close()
-			list, err := sb.Sessions(ctx)
+			})
 			if err != nil {
 				return err
 			}

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/hutchvm/hutch/sandbox"
 )
 
 // deafHolder makes the sandbox "worker" of a holder, process 4711, that takes connections and says nothing.
@@ -59,5 +63,16 @@ func TestInspectPrintsTheRecordOfAHolderThatCannotBeAsked(t *testing.T) {
 	got := hutch(t, "", "inspect", "worker")
 	if got.code != exitFailed || !strings.Contains(got.stdout, `"pid": 4711,`) || !strings.HasPrefix(got.stderr, "hutch: sandbox: ") {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestNobodyIsAskedForEver(t *testing.T) {
+	deafHolder(t)
+	err := ask("worker", 50*time.Millisecond, func(context.Context, *sandbox.Sandbox) error {
+		t.Error("connected")
+		return nil
+	})
+	if err == nil || err.Error() != "worker has not answered after 50ms; hutch stop worker ends it" {
+		t.Errorf("%v", err)
 	}
 }
